@@ -1,0 +1,138 @@
+"""The narrow waist: what every transport offers and everything above it uses.
+
+Nothing here knows a socket, a certificate or a wire format.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from tunnel.errors import Code, ConnectionLost, StreamReset
+
+
+class Address(NamedTuple):
+    """One end of a socket: a textual IP address (never IPv4-mapped IPv6) or host name, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a proof of identity is bound to: the transport's word and SHA-256 of the relay's leaf."""
+
+    transport: str
+    leaf_hash: bytes
+
+
+class Stream(Protocol):
+    """A bidirectional byte stream with back-pressure and half-close.
+
+    One task reads and one task writes; `abort` may come from any. After the connection under it
+    died, `receive`, `send` and `finish` raise StreamReset.
+    """
+
+    async def receive(self) -> bytes:
+        """Return some bytes (at most 256 KiB), or b"" once the peer has finished sending.
+
+        Calling it says that the bytes returned before have left the process: only then is
+        credit for them granted to the sender. Cancel-safe. Raises StreamReset if the stream was
+        cut; bytes that arrived before a cut may be lost.
+        """
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue all of `data` and return once the transport has room for more.
+
+        Not cancel-safe: after a cancelled send only `abort` makes sense. Raises StreamReset if
+        the stream was or is cut meanwhile, LocalProtocolError after `finish`.
+        """
+
+    async def finish(self) -> None:
+        """Say that no more bytes will be sent (half-close); a second call does nothing."""
+
+    def abort(self, code: Code = Code.ABORTED) -> None:
+        """Cut both halves at once; the peer sees StreamReset(code). Never blocks, idempotent.
+
+        After both halves have ended it does nothing visible; it must be called exactly then too,
+        since it is what frees the stream's place (`async with` does it, see `closing`).
+        """
+
+    def join(self, far: "Stream") -> Awaitable[None] | None:
+        """Return what splices this pair below Python, or None if the pair has to be copied."""
+
+
+class Connection(Protocol):
+    """One authenticated-by-TLS link between a relay and a client, carrying streams."""
+
+    @property
+    def binding(self) -> Binding:
+        """The transport and the relay's leaf certificate of this very handshake."""
+
+    @property
+    def peer(self) -> Address:
+        """The far end, as seen by this end; changes when a QUIC peer migrates."""
+
+    @property
+    def last_heard(self) -> float:
+        """Loop time at which authenticated bytes last came from the peer."""
+
+    async def open_stream(self) -> Stream:
+        """Open the next stream (relay only; the first one is the control stream).
+
+        Waits while the peer's stream limit is reached; cancel-safe. Raises ConnectionLost.
+        """
+
+    async def accept_stream(self) -> Stream:
+        """Return the next stream the peer opened (client only). Cancel-safe; raises ConnectionLost."""
+
+    def close(self, code: Code = Code.OK, message: str = "") -> None:
+        """End the connection now, telling the peer the code where the transport can.
+
+        Every stream ends with StreamReset. Never blocks, idempotent.
+        """
+
+    async def wait_closed(self) -> ConnectionLost:
+        """Wait until the connection has ended, by either side, and return why. Cancel-safe."""
+
+
+class Listener(Protocol):
+    """Accepts connections on one address of one transport."""
+
+    @property
+    def address(self) -> Address:
+        """The address really bound (port 0 resolved)."""
+
+    async def accept(self) -> Connection:
+        """Return the next connection whose handshake is complete. Cancel-safe."""
+
+    async def close(self) -> None:
+        """Stop accepting; connections accepted before live on."""
+
+
+async def pump(source: Stream, sink: Stream) -> None:
+    """Copy from `source` to `sink` until `source` finishes, then finish `sink`.
+
+    A cut of either one cuts the other, with the same code. Raises StreamReset then.
+    """
+    try:
+        while data := await source.receive():
+            await sink.send(data)
+        await sink.finish()
+    except StreamReset as reset:
+        source.abort(reset.code)
+        sink.abort(reset.code)
+        raise
+
+
+async def splice(near: Stream, far: Stream, linger_timeout: float | None = None) -> None:
+    """Join two streams both ways until both have ended; a cut in either direction cuts both.
+
+    After one side has finished, the other has `linger_timeout` seconds without a byte in which
+    to do so (None: for ever). Raises StreamReset if the pair was cut. Both streams are aborted
+    (which is invisible after a clean end) when this returns or raises, also when cancelled.
+    """
+    raise NotImplementedError

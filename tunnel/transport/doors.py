@@ -1,0 +1,56 @@
+"""Dialling and listening by a transport's name: the one place above which no transport is known.
+
+The engines are imported when first used, so that a process that never speaks QUIC never loads it.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+
+from tunnel.stream import Address, Connection, Listener
+from tunnel.tls.contexts import Trust
+from tunnel.tls.slots import CertificateSlot
+from tunnel.transport.options import TransportOptions
+
+Dialer = Callable[[Address, Trust, TransportOptions, str | None], Awaitable[Connection]]
+
+
+async def listen_datagrams(
+    address: Address, slot: CertificateSlot, options: TransportOptions
+) -> Listener:
+    """Listen for clients on a UDP address; raises OSError if it cannot be bound."""
+    from tunnel.transport.quic.listener import listen  # noqa: PLC0415 - loaded when first used
+
+    return await listen(address, slot, options)
+
+
+async def accept_socket(
+    sock: socket.socket, slot: CertificateSlot, options: TransportOptions
+) -> Connection:
+    """Return the connection on an accepted TCP socket whose ClientHello is still unread.
+
+    Takes the socket over, also when it raises. Raises ConnectionLost or RemoteProtocolError.
+    """
+    from tunnel.transport.http2.listener import accept  # noqa: PLC0415 - loaded when first used
+
+    return await accept(sock, slot, options)
+
+
+async def _dial_quic(
+    address: Address, trust: Trust, options: TransportOptions, _proxy: str | None
+) -> Connection:
+    from tunnel.transport.quic.dialer import dial  # noqa: PLC0415 - loaded when first used
+
+    return await dial(address, trust, options)
+
+
+async def _dial_http2(
+    address: Address, trust: Trust, options: TransportOptions, proxy: str | None
+) -> Connection:
+    from tunnel.transport.http2.dialer import dial  # noqa: PLC0415 - loaded when first used
+
+    return await dial(address, trust, options, proxy)
+
+
+DIALERS: Mapping[str, Dialer] = {"quic": _dial_quic, "h2": _dial_http2}
+"""Transport word to dialer. `dial(address, trust, options, proxy)` connects to one resolved address
+and returns once TLS has succeeded and the relay has been verified; raises DialFailed. Cancel-safe."""

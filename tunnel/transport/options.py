@@ -1,0 +1,24 @@
+"""What every transport is told when it dials or listens."""
+
+from dataclasses import dataclass, field
+
+from tunnel.settings.values import GIB, FlowSettings, QuicSettings
+from tunnel.transport.parking import ParkingBudget
+
+ALPN_QUIC = "tunnel/1"
+ALPN_HTTP2 = "tunnel-h2/1"
+STREAMS_ADVERTISED = 1100  # what the client allows; the relay itself stops at its own limit
+CONTROL_RESERVE_BYTES = 64 * 1024  # connection credit that only the control stream may use
+
+
+@dataclass(frozen=True, slots=True)
+class TransportOptions:
+    """Limits and windows of one listener or one dial; times in seconds, sizes in bytes."""
+
+    flow: FlowSettings = FlowSettings()
+    quic: QuicSettings = QuicSettings()
+    budget: ParkingBudget = field(default_factory=lambda: ParkingBudget(GIB))
+    max_streams: int = 1000  # the opener's own limit, besides the control stream
+    half_open: int = 100  # listeners: above it QUIC answers with Retry
+    handshake_timeout: float = 5.0
+    reset_key: bytes = b""  # listeners: 32 bytes that stateless reset tokens are derived from
