@@ -34,10 +34,9 @@ class Code(IntEnum):
     @classmethod
     def from_word(cls, word: str) -> "Code":
         """Return the code of a word; raises ValueError on an unknown one."""
-        try:
-            return cls[word.upper()] if word == word.lower() else cls(word)
-        except KeyError:
-            raise ValueError(f"unknown code {word[:32]!r}") from None
+        if word != word.lower() or word.upper() not in cls.__members__:
+            raise ValueError(f"unknown code {word[:32]!r}")
+        return cls[word.upper()]
 
     @classmethod
     def from_number(cls, number: int) -> "Code":

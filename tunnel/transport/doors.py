@@ -52,5 +52,7 @@ async def _dial_http2(
 
 
 DIALERS: Mapping[str, Dialer] = {"quic": _dial_quic, "h2": _dial_http2}
-"""Transport word to dialer. `dial(address, trust, options, proxy)` connects to one resolved address
-and returns once TLS has succeeded and the relay has been verified; raises DialFailed. Cancel-safe."""
+"""Transport word to dialer: `dial(address, trust, options, proxy)` connects to one resolved address.
+
+It returns once TLS has succeeded and the relay has been verified; raises DialFailed. Cancel-safe.
+"""

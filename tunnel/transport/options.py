@@ -15,8 +15,8 @@ CONTROL_RESERVE_BYTES = 64 * 1024  # connection credit that only the control str
 class TransportOptions:
     """Limits and windows of one listener or one dial; times in seconds, sizes in bytes."""
 
-    flow: FlowSettings = FlowSettings()
-    quic: QuicSettings = QuicSettings()
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    quic: QuicSettings = field(default_factory=QuicSettings)
     budget: ParkingBudget = field(default_factory=lambda: ParkingBudget(GIB))
     max_streams: int = 1000  # the opener's own limit, besides the control stream
     half_open: int = 100  # listeners: above it QUIC answers with Retry

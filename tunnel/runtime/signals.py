@@ -1,0 +1,47 @@
+"""Signals as events: the first SIGTERM or SIGINT drains, the second ends at once."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tunnel.log import get_log
+
+log = get_log(__name__)
+
+
+@dataclass(slots=True)
+class Signals:
+    """What the process was asked to do by signal."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def _ask_to_stop(self, number: signal.Signals) -> None:
+        if self.stop.is_set():
+            log.warning("ended at once", signal=number.name)
+            os._exit(128 + number)  # the operator asked twice: nothing may hold the process now
+        log.info("asked to stop", signal=number.name)
+        self.stop.set()
+
+    @staticmethod
+    def _note_reload() -> None:
+        log.warning("reload is not built yet: restart to apply new settings", signal="SIGHUP")
+
+
+@contextmanager
+def handled_signals() -> Iterator[Signals]:
+    """Handle SIGTERM, SIGINT and SIGHUP on the running loop while inside."""
+    loop = asyncio.get_running_loop()
+    signals = Signals()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals._ask_to_stop, number)  # noqa: SLF001 - our own half
+    loop.add_signal_handler(signal.SIGHUP, signals._note_reload)  # noqa: SLF001 - our own half
+    try:
+        yield signals
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
+        # Removing restores the default action, which for SIGHUP is death.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
