@@ -1,1 +1,1 @@
-"""TODO."""
+"""The public half: accepts clients and visitors, routes by name, forwards raw bytes."""

@@ -1,0 +1,237 @@
+"""Who serves which name: the only owner of that state. It decides and never awaits."""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tunnel.errors import Code, Refused
+from tunnel.relay.admission import Decision
+from tunnel.relay.limits import ClientUse, client_bucket
+from tunnel.relay.sessions import Kinds, Link, LinkState, Session
+from tunnel.stream import Connection
+
+RECENT_SECONDS = 600.0  # a name that was registered this lately is worth waiting for
+RECENT_NAMES_KEPT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Whose connection it is, as proved by its registration."""
+
+    fingerprint: bytes
+    instance: bytes
+    is_replica: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOutcome:
+    """The answer to `serve`, and the sessions that lost the name by it."""
+
+    kinds: Kinds
+    code: Code | None = None
+    superseded: tuple[Session, ...] = ()
+
+
+NOTHING = Kinds(visitors=False, challenge=False)
+
+
+class Registry:
+    """Names, sessions and what every key uses."""
+
+    def __init__(
+        self, connections: int, expected: Iterable[str], clock: Callable[[], float]
+    ) -> None:
+        self._connections_max = connections
+        self._expected = frozenset(expected)
+        self._clock = clock
+        self._sessions: dict[tuple[bytes, bytes], Session] = {}
+        self._uses: dict[bytes, ClientUse] = {}
+        self._holders: dict[str, list[Session]] = {}  # name → sessions serving its visitors
+        self._challenges: dict[str, Session] = {}
+        self._successors: dict[tuple[bytes, bytes], Session] = {}
+        self._recent: OrderedDict[str, float] = OrderedDict()  # name → when it was last served
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    @property
+    def connections(self) -> int:
+        """Registered connections of all sessions."""
+        return sum(use.connections for use in self._uses.values())
+
+    @property
+    def links(self) -> list[Link]:
+        """Every link there is, of all sessions."""
+        return [link for session in self._sessions.values() for link in session.links]
+
+    # -- joining and leaving
+
+    def join(self, claimant: Claimant, decision: Decision, connection: Connection) -> Link:
+        """Make the connection a link of its session; raises Refused(NAME_TAKEN | BUSY)."""
+        key = (claimant.fingerprint, claimant.instance)
+        if key in self._successors:
+            raise Refused(Code.NAME_TAKEN, "a newer instance of this key is serving", 60.0)
+        use = self._uses.get(claimant.fingerprint)
+        if use is None:
+            limits = decision.limits
+            use = ClientUse(limits, bucket=client_bucket(limits, self._clock()))
+        self._check_caps(use)
+        session = self._sessions.get(key)
+        if session is None:
+            token = secrets.token_bytes(16)
+            session = Session(token, *key, use=use, is_replica=claimant.is_replica)
+            self._sessions[key] = session
+        self._uses[claimant.fingerprint] = use
+        use.connections += 1
+        session.granted = dict(decision.granted)
+        link = Link(connection, session)
+        session.links.append(link)
+        return link
+
+    def _check_caps(self, use: ClientUse) -> None:
+        if self.connections >= self._connections_max:
+            raise Refused(Code.BUSY, "the relay has no room for more connections", 30.0)
+        if use.connections >= use.limits.connections:
+            raise Refused(Code.BUSY, f"{use.connections} connections with this key already", 30.0)
+
+    def leave(self, link: Link) -> None:
+        """Forget the link, and its session with the last one; a second call does nothing."""
+        if link.state is LinkState.GONE:
+            return
+        link.state = LinkState.GONE
+        session = link.session
+        names = list(link.serving)
+        link.serving.clear()
+        session.links.remove(link)
+        for name in names:
+            self._settle(session, name)
+        self._release(session.use, session.fingerprint)
+        if not session.links:
+            del self._sessions[session.fingerprint, session.instance]
+            lost = [old for old, successor in self._successors.items() if successor is session]
+            for old in lost:
+                del self._successors[old]
+
+    def _release(self, use: ClientUse, fingerprint: bytes) -> None:
+        use.connections -= 1
+        if not use.connections:
+            del self._uses[fingerprint]
+
+    # -- serving
+
+    def serve(self, link: Link, name: str, kinds: Kinds) -> ServeOutcome:
+        """Apply a `serve` of the link; returns what is in force for it from now on."""
+        session = link.session
+        if session.is_superseded:
+            return ServeOutcome(NOTHING, Code.SUPERSEDED)
+        if kinds == NOTHING:
+            link.serving.pop(name, None)
+            self._settle(session, name)
+            return ServeOutcome(NOTHING)
+        code = self._objection(session, name, kinds)
+        if code is not None:
+            return ServeOutcome(link.serving.get(name, NOTHING), code)
+        link.serving[name] = kinds
+        superseded = self._take_over(session, name) if kinds.visitors else ()
+        self._settle(session, name)
+        return ServeOutcome(kinds, None, superseded)
+
+    def _objection(self, session: Session, name: str, kinds: Kinds) -> Code | None:
+        if name not in session.granted:
+            return Code.NAME_REFUSED
+        holders = self._holders.get(name, ())
+        if any(holder.fingerprint != session.fingerprint for holder in holders):
+            return Code.NAME_TAKEN
+        if kinds.challenge and self._challenges.get(name, session) is not session:
+            return Code.BUSY
+        return None
+
+    def _take_over(self, session: Session, name: str) -> tuple[Session, ...]:
+        """Return the sessions that `session` has superseded by serving the name."""
+        losers = tuple(
+            holder
+            for holder in self._holders.get(name, ())
+            if holder is not session and not (holder.is_replica and session.is_replica)
+        )
+        for loser in losers:
+            self._supersede(loser, session)
+        return losers
+
+    def _supersede(self, loser: Session, successor: Session) -> None:
+        loser.is_superseded = True
+        self._successors[loser.fingerprint, loser.instance] = successor
+        for link in loser.links:
+            link.state = LinkState.DRAINING
+            names = list(link.serving)
+            link.serving.clear()
+            for name in names:
+                self._settle(loser, name)
+
+    def _settle(self, session: Session, name: str) -> None:
+        """Bring the tables by name in line with what the session's links serve."""
+        holders = self._holders.setdefault(name, [])
+        serves = session.serves(name)
+        if serves and session not in holders:
+            holders.append(session)
+        elif not serves and session in holders:
+            holders.remove(session)
+            self._note_recent(name)
+        if not holders:
+            del self._holders[name]
+        self._settle_challenge(session, name)
+        if serves:
+            self._wake(name)
+
+    def _settle_challenge(self, session: Session, name: str) -> None:
+        if any(name in link.serving and link.serving[name].challenge for link in session.links):
+            self._challenges[name] = session
+        elif self._challenges.get(name) is session:
+            del self._challenges[name]
+
+    # -- routing
+
+    def route(self, name: str, *, challenge: bool = False) -> Link | None:
+        """Return the link that the next stream for `name` goes over, if there is one now."""
+        if challenge:
+            session = self._challenges.get(name)
+            return session.pick(name, challenge=True) if session else None
+        picks = (holder.pick(name) for holder in self._holders.get(name, ()))
+        links = (link for link in picks if link is not None)
+        return min(links, key=lambda link: link.streams, default=None)
+
+    def is_expected(self, name: str) -> bool:
+        """Say whether a visitor of this name, not served now, is worth holding for a moment."""
+        if name in self._expected or name in self._holders:
+            return True
+        since = self._recent.get(name)
+        return since is not None and self._clock() - since < RECENT_SECONDS
+
+    async def served(self, name: str) -> None:
+        """Wait until some link begins or resumes to serve the name. Cancel-safe."""
+        future = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(name, set())
+        waiting.add(future)
+        try:
+            await future
+        finally:
+            waiting.discard(future)
+            if not waiting and self._waiting.get(name) is waiting:
+                del self._waiting[name]
+
+    def resume(self, link: Link) -> None:
+        """Put a suspect link back into rotation."""
+        if link.state is LinkState.SUSPECT:
+            link.state = LinkState.READY
+            for name in link.serving:
+                self._wake(name)
+
+    def _wake(self, name: str) -> None:
+        for future in self._waiting.pop(name, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def _note_recent(self, name: str) -> None:
+        self._recent[name] = self._clock()
+        self._recent.move_to_end(name)
+        if len(self._recent) > RECENT_NAMES_KEPT:
+            self._recent.popitem(last=False)

@@ -1,0 +1,103 @@
+"""Tasks that live together: crowds that outlive one member, races that end with the first."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any
+
+from tunnel.errors import TunnelError
+from tunnel.log import get_log
+
+log = get_log(__name__)
+
+
+class Crowd:
+    """Tasks that come and go; a fault of one is logged and ends only that one.
+
+    Leaving the `async with` waits for all of them; `cancel` ends them first.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def __aenter__(self) -> "Crowd":
+        await self._group.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.cancel()
+        await self._group.__aexit__(kind, error, traceback)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` as one more of them."""
+        task = self._group.create_task(self._guard(work), name=self.name)
+        self._tasks.add(task)
+        self._emptied.clear()
+        task.add_done_callback(self._forget)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except TunnelError as error:
+            log.debug("task ended", task=self.name, fault=error)
+        except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
+            log.error("task failed", task=self.name, exception=error)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks:
+            self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Wait until none is left. Cancel-safe."""
+        await self._emptied.wait()
+
+    def cancel(self) -> None:
+        """Cancel all that are running now."""
+        for task in self._tasks:
+            task.cancel()
+
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+async def first_of(*works: Work) -> None:
+    """Run all of `works` until one returns or raises, cancel the others, and do as that one did.
+
+    What is raised comes bare, not in a group.
+    """
+    errors: list[Exception] = []
+
+    async def run(work: Work) -> None:
+        try:
+            await work()
+        except Exception as error:
+            errors.append(error)
+            raise
+        raise _Returned
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(run(work))
+    except* _Returned:
+        pass
+    except* Exception:  # noqa: BLE001 - passed on, bare
+        raise errors[0] from None
+
+
+class _Returned(Exception):  # noqa: N818 - never leaves this module
+    """One of the works came to its end."""
