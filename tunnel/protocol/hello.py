@@ -4,13 +4,13 @@ Reads just enough of TLS (RFC 8446 §4.1.2, §5.1; RFC 6066 §3; RFC 7301 §3.1)
 that somebody else terminates; it neither negotiates nor judges what routing does not need.
 """
 
-import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto, unique
 from typing import Final, TypeVar
 
 from tunnel.errors import LocalProtocolError, RemoteProtocolError
+from tunnel.protocol.names import HOST_NAME_LIMIT, check_host_name
 
 MAX_HELLO_BYTES: Final = 16 * 1024  # record headers included: what a peeking reader must hold
 ALPN_AGENT: Final = b"tunnel-h2/1"
@@ -28,7 +28,6 @@ CLIENT_HELLO: Final = 1
 SERVER_NAME: Final = 0
 APPLICATION_PROTOCOLS: Final = 16
 MAX_RECORD_BYTES: Final = 1 << 14
-MAX_NAME_BYTES: Final = 253
 SERVER_NAME_OVERHEAD: Final = 5  # list length, name type, name length
 
 HTTP_METHODS: Final = (
@@ -43,10 +42,6 @@ NOT_HTTPS: Final = (
     b"\r\n"
     b"this port speaks HTTPS\n"
 )
-
-# RFC 1123 §2.1. The last label is never all digits: no IPv4 address, in any spelling, is a name.
-LABEL: Final = rb"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-HOST_NAME: Final = re.compile(rb"(?:%b\.)*(?![0-9]+\Z)%b\Z" % (LABEL, LABEL))
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]  # yields whenever it needs bytes that have not arrived
@@ -201,7 +196,7 @@ class HelloReader:
 
     def _read_extension(self, kind: int) -> Steps[None]:
         length = int.from_bytes((yield from self._read(2)))
-        if kind == SERVER_NAME and length > SERVER_NAME_OVERHEAD + MAX_NAME_BYTES:
+        if kind == SERVER_NAME and length > SERVER_NAME_OVERHEAD + HOST_NAME_LIMIT:
             raise _refusal("server name too long", UNRECOGNIZED_NAME)
         body = yield from self._read(length)
         if kind == SERVER_NAME:
@@ -278,9 +273,10 @@ def _parse_server_name(body: bytes) -> str:
         raise _refusal("malformed server name", DECODE_ERROR)
     if rest:
         raise _refusal("more than one server name", ILLEGAL_PARAMETER)
-    if len(name) > MAX_NAME_BYTES or not HOST_NAME.match(name):
-        raise _refusal(f"server name {name!r:.128} is no host name", UNRECOGNIZED_NAME)
-    return name.decode("ascii").lower()
+    try:
+        return check_host_name(name.decode("ascii").lower())
+    except ValueError as error:
+        raise _refusal("server name is no host name", UNRECOGNIZED_NAME) from error
 
 
 def _parse_protocols(body: bytes) -> tuple[bytes, ...]:
