@@ -1,0 +1,197 @@
+"""TLS over any stream: what a visitor sent encrypted through the tunnel ends here.
+
+Bytes go down in the order in which OpenSSL made them, without a lock: once the handshake is over,
+only `send` and `finish`, which are one task's, ever write to the stream below. The reader's side
+may owe something too (an answer to a KeyUpdate); it leaves with the next bytes, as RFC 8446 §4.6.3
+allows, so that `receive` stays cancel-safe.
+"""
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamReset
+from tunnel.stream import Stream
+
+RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
+CHUNK_BYTES = 128 * 1024  # sealed before it goes down: 8 records
+RECEIVE_BYTES = 256 * 1024  # what `Stream.receive` may return
+OWED_BYTES = 16 * 1024  # answers to a visitor who asks and asks, and is sent nothing
+FAREWELL_TIMEOUT = 1.0  # for an alert to be read before the stream is cut
+
+
+class TlsStream:
+    """The plaintext side of a TLS connection over a stream below.
+
+    `finish` sends close_notify. A FIN of the peer without close_notify is truncation: both halves
+    are cut and StreamReset is raised (docs/protocol.md §5).
+    """
+
+    def __init__(
+        self, below: Stream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
+        self._below = below
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._opened = b""  # decrypted, not yet received
+        self._is_ended = False  # the peer's close_notify has been read
+        self._is_finished = False
+        self._cut: Code | None = None
+
+    def __repr__(self) -> str:
+        return f"<TlsStream {self.version} alpn={self.alpn} over {self._below!r}>"
+
+    @property
+    def alpn(self) -> str | None:
+        """The application protocol agreed on, None if the two have none in common."""
+        return self._tls.selected_alpn_protocol()
+
+    @property
+    def version(self) -> str | None:
+        """The TLS version in force, such as ``TLSv1.3``."""
+        return self._tls.version()
+
+    async def receive(self) -> bytes:
+        """As `Stream.receive`; truncation raises StreamReset."""
+        self._open()
+        while not self._opened and not self._is_ended:
+            await _feed(self._below, self._incoming)
+            self._open()
+        data, self._opened = self._opened[:RECEIVE_BYTES], self._opened[RECEIVE_BYTES:]
+        return data
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """As `Stream.send`; what is sent in one call shares its records, at most 16 KiB each."""
+        self._require_whole()
+        if self._is_finished:
+            raise LocalProtocolError("send after finish")
+        with memoryview(data) as view, view.cast("B") as octets:
+            for start in range(0, len(octets), CHUNK_BYTES):
+                self._seal(octets[start : start + CHUNK_BYTES])
+                await self._below.send(self._outgoing.read())
+
+    async def finish(self) -> None:
+        """As `Stream.finish`: close_notify, then the finish of the stream below."""
+        self._require_whole()
+        if self._is_finished:
+            return
+        self._is_finished = True
+        # `unwrap` also looks for the peer's close_notify, and takes unread application data in
+        # its way for a violation: so all that has come is decrypted first.
+        self._open()
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # ours is out, the peer's is still to come
+        except ssl.SSLError as error:
+            raise self._broken() from error
+        await self._below.send(self._outgoing.read())
+        await self._below.finish()
+
+    def abort(self, code: Code = Code.ABORTED) -> None:
+        """As `Stream.abort`; no close_notify, so that the peer sees a cut and no end."""
+        if self._cut is None:
+            self._cut = code
+        self._below.abort(code)
+
+    def join(self, far: Stream) -> None:
+        """Return None: the pair has to be copied."""
+
+    def _open(self) -> None:
+        """Decrypt all that has come from below; raises StreamReset where that is not to be had."""
+        self._require_whole()
+        pieces = [self._opened] if self._opened else []
+        try:
+            while piece := self._tls.read(RECORD_BYTES):
+                pieces.append(piece)
+            self._is_ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self._is_ended = True  # how close_notify reads once ours has been sent
+        except ssl.SSLError as error:
+            raise self._broken() from error
+        if self._outgoing.pending > OWED_BYTES:
+            raise self._broken()
+        self._opened = b"".join(pieces)
+
+    def _seal(self, octets: memoryview) -> None:
+        """Encrypt into the outgoing buffer; OpenSSL takes a record's worth at a time."""
+        try:
+            while octets:
+                octets = octets[self._tls.write(octets) :]
+        except ssl.SSLError as error:
+            raise self._broken() from error
+
+    def _require_whole(self) -> None:
+        if self._cut is not None:
+            raise StreamReset(self._cut)
+
+    def _broken(self) -> StreamReset:
+        """Cut both halves and return what to raise."""
+        self.abort(Code.ABORTED)
+        return StreamReset(Code.ABORTED)
+
+
+async def terminate(
+    stream: Stream, context: ssl.SSLContext, *, handshake_timeout: float
+) -> TlsStream:
+    """Return the plaintext side of a stream whose ClientHello is still unread.
+
+    `handshake_timeout` is in seconds. On any failure the stream has been cut, after the alert, if
+    there is one, was sent. Raises RemoteProtocolError for a handshake that failed or took too
+    long, StreamReset if the stream was cut meanwhile. A cancelled call cuts the stream too.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    try:
+        async with asyncio.timeout(handshake_timeout):
+            await _shake_hands(stream, tls, incoming, outgoing)
+    except TimeoutError as error:
+        stream.abort(Code.TIMEOUT)
+        raise RemoteProtocolError(f"no TLS handshake in {handshake_timeout:g} s") from error
+    except ssl.SSLError as error:
+        await _say_farewell(stream, outgoing.read())
+        raise RemoteProtocolError(f"TLS handshake failed: {error.reason}") from error
+    except BaseException:  # StreamReset, cancellation: nobody else holds the stream
+        stream.abort()
+        raise
+    return TlsStream(stream, tls, incoming, outgoing)
+
+
+async def _shake_hands(
+    stream: Stream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+) -> None:
+    is_done = False
+    while not is_done:
+        try:
+            tls.do_handshake()
+            is_done = True
+        except ssl.SSLWantReadError:
+            pass
+        if outgoing.pending:
+            await stream.send(outgoing.read())
+        if not is_done:
+            await _feed(stream, incoming)
+
+
+async def _feed(stream: Stream, incoming: ssl.MemoryBIO) -> None:
+    if data := await stream.receive():
+        incoming.write(data)
+    else:
+        incoming.write_eof()
+
+
+async def _say_farewell(stream: Stream, alert: bytes) -> None:
+    """Send the alert and wait, not for long, until the peer has closed: a cut would overtake it."""
+    try:
+        with suppress(StreamReset, TimeoutError):
+            async with asyncio.timeout(FAREWELL_TIMEOUT):
+                if alert:
+                    await stream.send(alert)
+                await stream.finish()
+                while await stream.receive():
+                    pass  # what was under way when we gave up
+    finally:
+        stream.abort(Code.PROTOCOL)
