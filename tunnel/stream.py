@@ -12,7 +12,7 @@ from tunnel.errors import Code, ConnectionLost, StreamReset
 
 
 class Address(NamedTuple):
-    """One end of a socket: a textual IP address (never IPv4-mapped IPv6) or host name, and a port."""
+    """One end of a socket: an IP address as text (never IPv4-mapped) or a host name, and a port."""
 
     host: str
     port: int
@@ -23,7 +23,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a proof of identity is bound to: the transport's word and SHA-256 of the relay's leaf."""
+    """What a proof of identity is bound to: the transport's word, SHA-256 of the relay's leaf."""
 
     transport: str
     leaf_hash: bytes
@@ -87,7 +87,10 @@ class Connection(Protocol):
         """
 
     async def accept_stream(self) -> Stream:
-        """Return the next stream the peer opened (client only). Cancel-safe; raises ConnectionLost."""
+        """Return the next stream the peer opened (client only).
+
+        Cancel-safe; raises ConnectionLost.
+        """
 
     def close(self, code: Code = Code.OK, message: str = "") -> None:
         """End the connection now, telling the peer the code where the transport can.
@@ -118,14 +121,7 @@ async def pump(source: Stream, sink: Stream) -> None:
 
     A cut of either one cuts the other, with the same code. Raises StreamReset then.
     """
-    try:
-        while data := await source.receive():
-            await sink.send(data)
-        await sink.finish()
-    except StreamReset as reset:
-        source.abort(reset.code)
-        sink.abort(reset.code)
-        raise
+    await _copy(source, sink, _Linger((source, sink), None))
 
 
 async def splice(near: Stream, far: Stream, linger_timeout: float | None = None) -> None:
@@ -135,4 +131,84 @@ async def splice(near: Stream, far: Stream, linger_timeout: float | None = None)
     to do so (None: for ever). Raises StreamReset if the pair was cut. Both streams are aborted
     (which is invisible after a clean end) when this returns or raises, also when cancelled.
     """
-    raise NotImplementedError
+    try:
+        joined = near.join(far)
+        await (_splice_by_copying(near, far, linger_timeout) if joined is None else joined)
+    finally:
+        near.abort()
+        far.abort()
+
+
+async def _splice_by_copying(near: Stream, far: Stream, linger_timeout: float | None) -> None:
+    linger = _Linger((near, far), linger_timeout)
+    cuts: list[StreamReset] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_copy_one_way(near, far, linger, cuts), name="splice")
+            await _copy_one_way(far, near, linger, cuts)
+    finally:
+        linger.stop()
+    if cuts:
+        raise cuts[0]
+
+
+async def _copy_one_way(
+    source: Stream, sink: Stream, linger: "_Linger", cuts: list[StreamReset]
+) -> None:
+    """Copy, and note a cut instead of raising it: a task group would wrap it in another class."""
+    try:
+        await _copy(source, sink, linger)
+    except StreamReset as reset:
+        cuts.append(reset)
+    else:
+        linger.start()
+
+
+async def _copy(source: Stream, sink: Stream, linger: "_Linger") -> None:
+    now = asyncio.get_running_loop().time
+    try:
+        while data := await source.receive():
+            linger.moved_at = now()
+            await sink.send(data)
+            linger.moved_at = now()
+        await sink.finish()
+    except StreamReset as reset:
+        source.abort(reset.code)
+        sink.abort(reset.code)
+        raise
+
+
+class _Linger:
+    """Cuts a pair once one way has ended and the other moved nothing for `timeout` seconds.
+
+    One timer per pair, armed when the first way ends and again only when it fires: a chunk costs
+    a reading of the clock.
+    """
+
+    __slots__ = ("_pair", "_timeout", "_timer", "moved_at")
+
+    def __init__(self, pair: tuple[Stream, Stream], timeout: float | None) -> None:
+        self._pair = pair
+        self._timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self.moved_at = 0.0
+
+    def start(self) -> None:
+        if self._timeout is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self.moved_at = loop.time()
+            self._arm(loop, self._timeout)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self._timer = loop.call_at(self.moved_at + timeout, self._check, loop, timeout)
+
+    def _check(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        if loop.time() < self.moved_at + timeout:
+            self._arm(loop, timeout)
+            return
+        for stream in self._pair:
+            stream.abort(Code.TIMEOUT)

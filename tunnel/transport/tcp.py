@@ -1,0 +1,331 @@
+"""Plain TCP and Unix sockets: visitors and targets as streams, and the listening sockets.
+
+No protocol is known here, and nothing is read off a socket before it is wrapped.
+"""
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import struct
+from collections.abc import Awaitable
+from pathlib import Path
+
+from tunnel.errors import Code, ConnectionLost, DialFailed, LocalProtocolError
+from tunnel.stream import Address, Stream
+from tunnel.transport.inbox import Inbox
+
+READ_BYTES = 64 * 1024
+BACKLOG = 1024
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+BACKOFF_MIN, BACKOFF_MAX = 0.05, 1.0  # seconds
+ACCEPTS_PER_TURN = 32
+DESCRIPTOR_SHARE = (
+    0.8  # of RLIMIT_NOFILE; the rest is for targets, files and connections to clients
+)
+_LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
+
+
+class TcpStream(asyncio.BufferedProtocol):
+    """A connected socket as a Stream (tunnel.stream); one read at most waits to be fetched.
+
+    The code of an abort stays on this side: TCP carries none.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_inbox",
+        "_is_finished",
+        "_is_reading",
+        "_is_writable",
+        "_room",
+        "_transport",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._inbox = Inbox()
+        self._buffer = bytearray()
+        self._room: asyncio.Future[None] | None = None
+        self._is_reading = True
+        self._is_writable = True
+        self._is_finished = False
+
+    def __repr__(self) -> str:
+        halves = (("finished", self._is_finished), ("ended", self._inbox.has_ended))
+        states = ["cut"] if self._inbox.is_cut else [word for word, claim in halves if claim]
+        return f"<TcpStream {self.peer} {' '.join(states) or 'open'}>"
+
+    @property
+    def peer(self) -> Address:
+        """The far end; an empty host for a Unix socket."""
+        return address_of(self._transport.get_extra_info("peername"))
+
+    @property
+    def local(self) -> Address:
+        """The near end; an empty host for a Unix socket."""
+        return address_of(self._transport.get_extra_info("sockname"))
+
+    async def receive(self) -> bytes:
+        if not self._is_reading and not self._inbox.size:
+            self._inbox.check()
+            self._is_reading = True
+            self._transport.resume_reading()
+        return await self._inbox.get()
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._is_finished:
+            raise LocalProtocolError("send after finish")
+        self._inbox.check()
+        # uvloop writes later from the very object it was given, so it must be ours for ever.
+        self._transport.write(data if isinstance(data, bytes) else bytes(data))
+        if not self._is_writable:
+            await self._wait_for_room()
+
+    async def finish(self) -> None:
+        """Send FIN, and return once everything before it is with the kernel."""
+        if self._is_finished:
+            return
+        self._inbox.check()
+        self._is_finished = True
+        self._transport.set_write_buffer_limits(high=0)
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer's RST overtook us
+            self.abort()
+        await self._wait_for_room()
+
+    def abort(self, code: Code = Code.ABORTED) -> None:
+        if self._inbox.is_cut:
+            return
+        if self._inbox.has_ended and self._is_finished and self._is_writable:
+            self._transport.close()
+        else:
+            self._reset()
+        self._cut(code)
+
+    def join(self, far: Stream) -> Awaitable[None] | None:  # noqa: ARG002 - no pair is joined yet
+        return None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's have no common base
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
+        # Made for each read and dropped after it: a stream that idles holds no buffer.
+        self._buffer = bytearray(READ_BYTES)
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        arrived, self._buffer = bytes(memoryview(self._buffer)[:nbytes]), bytearray()
+        if not self._inbox.is_awaited:
+            self._is_reading = False
+            self._transport.pause_reading()
+        self._inbox.put(arrived)
+
+    def eof_received(self) -> bool:
+        self._inbox.end()
+        return True  # our own half stays open
+
+    def pause_writing(self) -> None:
+        self._is_writable = False
+
+    def resume_writing(self) -> None:
+        self._is_writable = True
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - RST or our own abort
+        self._cut(Code.ABORTED)
+
+    def _reset(self) -> None:
+        if not self._transport.is_closing():
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        self._transport.abort()
+
+    def _cut(self, code: Code) -> None:
+        self._inbox.cut(code)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    async def _wait_for_room(self) -> None:
+        while not self._is_writable and not self._inbox.is_cut:
+            self._room = asyncio.get_running_loop().create_future()
+            try:
+                await self._room
+            finally:
+                self._room = None
+        self._inbox.check()
+
+
+async def wrap(sock: socket.socket) -> TcpStream:
+    """Return the stream of an accepted or connected non-blocking socket, which it takes over."""
+    loop = asyncio.get_running_loop()
+    try:
+        tune(sock)
+        _, stream = await loop.connect_accepted_socket(TcpStream, sock)
+    except BaseException:
+        sock.close()
+        raise
+    return stream
+
+
+async def connect(target: Address | Path, timeout: float) -> TcpStream:
+    """Connect to a TCP address, trying all that its name resolves to, or to a Unix socket.
+
+    Raises DialFailed. Cancel-safe.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await _connect(target)
+    except TimeoutError as error:
+        raise DialFailed(f"cannot connect to {target}: no answer within {timeout:g} s") from error
+    except OSError as error:
+        raise DialFailed(f"cannot connect to {target}: {reason_of(error)}") from error
+
+
+async def _connect(target: Address | Path) -> TcpStream:
+    loop = asyncio.get_running_loop()
+    if isinstance(target, Path):
+        _, stream = await loop.create_unix_connection(TcpStream, str(target))
+    else:
+        transport, stream = await loop.create_connection(TcpStream, target.host, target.port)
+        tune(transport.get_extra_info("socket"))
+    return stream
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what each stream's socket has: no Nagle delay, and keep-alive to notice the dead."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+def address_of(name: object) -> Address:
+    """Return the Address of a socket name as the socket module gives it."""
+    if not isinstance(name, tuple):
+        return Address("", 0)
+    host, port = name[:2]
+    return Address(host.removeprefix("::ffff:").partition("%")[0], port)
+
+
+def reason_of(error: OSError) -> str:
+    """Return what went wrong in a few words, for an operator to read."""
+    number = error.errno or 0
+    # Resolver errors are negative, and asyncio's report on several addresses has no number.
+    return os.strerror(number).lower() if number > 0 else str(error)
+
+
+class TcpListener:
+    """A listening socket; binds when made (raises OSError)."""
+
+    def __init__(
+        self, address: Address, *, backlog: int = BACKLOG, reuse_port: bool = False
+    ) -> None:
+        self._sock = _listen(address, backlog, reuse_port=reuse_port)
+        self._ready: asyncio.Future[None] | None = None
+        self._accepted_in_a_row = 0
+        self._highest = 0  # descriptor number accepted last: all lower ones were in use then
+        self.starved = 0  # times that accepting paused for want of descriptors or memory
+        self.vanished = 0  # connections that were gone before they were accepted
+
+    @property
+    def address(self) -> Address:
+        """The address really bound (port 0 resolved)."""
+        return address_of(self._sock.getsockname())
+
+    async def accept(self) -> socket.socket:
+        """Return the next connection, non-blocking. Cancel-safe; ConnectionLost after `close`.
+
+        Pauses while descriptors are short; what befalls a single connection is only counted.
+        """
+        backoff = BACKOFF_MIN
+        while True:
+            await self._take_turns()
+            try:
+                return self._accept_now()
+            except BlockingIOError:
+                await self._wait_for_peer()
+            except OSError as error:
+                if self._sock.fileno() < 0:
+                    raise ConnectionLost("listener closed", Code.OK) from error
+                if error.errno not in OUT_OF_RESOURCES:
+                    self.vanished += 1
+                    continue
+                self.starved += 1
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, BACKOFF_MAX)
+
+    def close(self) -> None:
+        """Stop listening; sockets accepted before live on."""
+        if self._ready is not None:
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._wake()
+        self._sock.close()
+
+    def _accept_now(self) -> socket.socket:
+        if self._highest >= descriptor_limit() and self._lowest_free() >= descriptor_limit():
+            raise OSError(errno.EMFILE, "descriptors are kept for other uses")
+        sock, _ = self._sock.accept()
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._highest = sock.fileno()
+        return sock
+
+    def _lowest_free(self) -> int:
+        self._highest = os.dup(self._sock.fileno())  # dup(2) takes the lowest free number
+        os.close(self._highest)
+        return self._highest
+
+    async def _take_turns(self) -> None:
+        """Let the rest of the loop run now and then while connections keep waiting."""
+        self._accepted_in_a_row += 1
+        if self._accepted_in_a_row > ACCEPTS_PER_TURN:
+            self._accepted_in_a_row = 0
+            await asyncio.sleep(0)
+
+    async def _wait_for_peer(self) -> None:
+        self._accepted_in_a_row = 0
+        loop, fd = asyncio.get_running_loop(), self._sock.fileno()
+        self._ready = loop.create_future()
+        loop.add_reader(fd, self._wake)
+        try:
+            await self._ready
+        finally:
+            self._ready = None
+            if self._sock.fileno() == fd:
+                loop.remove_reader(fd)
+
+    def _wake(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+
+def descriptor_limit() -> int:
+    """Return the descriptor number from which on accepting pauses."""
+    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * DESCRIPTOR_SHARE)
+
+
+def _listen(address: Address, backlog: int, *, reuse_port: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
