@@ -211,12 +211,9 @@ class HelloReader:
 
     def _read(self, count: int) -> Steps[bytes]:
         """Return the next `count` bytes of the hello; refuses a length that points beyond it."""
-        left = self._hello_left or 0
-        if count > left:
+        if count > (self._hello_left or 0):
             raise _refusal("a length points beyond the ClientHello", DECODE_ERROR)
-        part = yield from self._read_fragments(count)
-        self._hello_left = left - count
-        return part
+        return (yield from self._read_fragments(count))
 
     def _read_fragments(self, count: int) -> Steps[bytes]:
         """Return the next `count` bytes of handshake, from however many records hold them."""
@@ -226,6 +223,8 @@ class HelloReader:
                 yield from self._open_record()
             part = yield from self._read_raw(min(count - len(parts), self._record_left))
             self._record_left -= len(part)
+            if self._hello_left is not None:
+                self._hello_left -= len(part)
             parts += part
         return bytes(parts)
 
