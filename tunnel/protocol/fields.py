@@ -22,7 +22,8 @@ SocketAddress = tuple[str, int]
 """A textual IP address, never IPv4-mapped IPv6, and a port (a `stream.Address` is one)."""
 
 _WORD = re.compile(r"[a-z0-9_-]{1,16}")
-_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})")
+_CODE_WORD = re.compile(r"[a-z0-9_-]{1,32}")
+_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F.]*:[0-9a-fA-F:.]*)\]|([0-9.]+)):(0|[1-9][0-9]{0,4})")
 _CODES: Mapping[str, Code] = {code.word: code for code in Code}
 
 
@@ -182,8 +183,9 @@ def _parse_name(value: object) -> str:
 
 
 def _parse_reason(value: object) -> Reason:
-    word = _parse_word(value)
-    return Reason(_CODES[word]) if word in _CODES else Reason(Code.ABORTED, word)
+    if not isinstance(value, str) or not _CODE_WORD.fullmatch(value):
+        raise ValueError("not a code word of 1 to 32 characters a-z 0-9 _ -")
+    return Reason(_CODES[value]) if value in _CODES else Reason(Code.ABORTED, value)
 
 
 def _parse_address(value: object) -> SocketAddress:
