@@ -1,0 +1,105 @@
+"""Rules over several keys of client.toml."""
+
+from itertools import combinations
+from typing import Any
+
+from tunnel.settings.reader import Reading
+from tunnel.settings.shared_rules import (
+    check_certificate_files,
+    check_flow,
+    check_only_with,
+    check_references,
+    has_id_shape,
+    in_force,
+    value_at,
+)
+from tunnel.settings.tree import find
+
+_TLS_ENDED = ("self-signed", "files")  # certificates with which visitors' TLS ends here
+
+
+def check_client(reading: Reading) -> None:
+    """Note every fault that shows only when several keys are looked at together."""
+    check_flow(reading)
+    for group, purpose in (("servers", "to connect to"), ("endpoints", "to serve")):
+        if not in_force(reading, group) and find(reading.tree, (group,)) is None:
+            reading.fault((group,), f"none {purpose} (expected a table such as [{group}.NAME])")
+    for name in in_force(reading, "servers"):
+        _check_trust(reading, name)
+        _check_proxy(reading, name)
+    for name, endpoint in in_force(reading, "endpoints").items():
+        _check_endpoint(reading, name, endpoint)
+    _check_extensions(reading)
+    _check_names(reading)
+
+
+def _check_trust(reading: Reading, server: str) -> None:
+    """At most one of `ca`, `pin` and `insecure` decides whether a relay is trusted."""
+    path = ("servers", server)
+    table = reading.values["servers"][server]
+    chosen = [key for key in ("ca", "pin", "insecure") if table.get(key)]
+    for key in chosen[1:]:
+        reading.fault((*path, key), f"excludes {chosen[0]} (expected one of ca, pin, insecure)")
+
+
+def _check_proxy(reading: Reading, server: str) -> None:
+    table = reading.values["servers"][server]
+    transport = table.get("transport") or value_at(reading, ("client", "transport"))
+    if table.get("proxy") and transport == "quic":
+        reading.fault(("servers", server, "proxy"), 'carries no UDP, but transport is "quic"')
+
+
+def _check_endpoint(reading: Reading, name: str, endpoint: dict[str, Any]) -> None:
+    path = ("endpoints", name)
+    check_certificate_files(reading, path, "certificate")
+    check_only_with(reading, path, "certificate", _TLS_ENDED, ("alpn", "visitor_ca"))
+    if keypair := endpoint.get("keypair"):
+        check_references(reading, (*path, "keypair"), (keypair,), "keypairs")
+    check_references(reading, (*path, "servers"), endpoint.get("servers", ()), "servers")
+    suffix = endpoint.get("suffix", "")
+    for custom in endpoint.get("names", ()):
+        if has_id_shape(custom, [suffix]):
+            message = f'"{custom}" has the shape of an id (a custom name must not)'
+            reading.fault((*path, "names"), message)
+
+
+def _check_extensions(reading: Reading) -> None:
+    """A connection proves one key and sends one extension, so a keypair can have only one."""
+    first: dict[str, tuple[str, bytes]] = {}
+    for name, endpoint in in_force(reading, "endpoints").items():
+        extension = endpoint.get("certificate_extension_hex")
+        keypair = endpoint.get("keypair")
+        if extension is None or keypair is None:
+            continue
+        other, expected = first.setdefault(keypair, (name, extension))
+        if extension != expected:
+            reading.fault(
+                ("endpoints", name, "certificate_extension_hex"),
+                f"differs from that of endpoints.{other}, which has the same keypair",
+            )
+
+
+def _check_names(reading: Reading) -> None:
+    """Two endpoints must not serve one name at one relay."""
+    for one, other in combinations(in_force(reading, "endpoints").items(), 2):
+        if not _servers(reading, one[1]) & _servers(reading, other[1]):
+            continue
+        id_name = _id_name(reading, other[1])
+        if id_name is not None and id_name == _id_name(reading, one[1]):
+            reading.fault(("endpoints", other[0]), f"has the same name as endpoints.{one[0]}")
+        for name in other[1].get("names", ()):
+            if name in one[1].get("names", ()):
+                message = f'"{name}" is a name of endpoints.{one[0]} already'
+                reading.fault(("endpoints", other[0], "names"), message)
+
+
+def _servers(reading: Reading, endpoint: dict[str, Any]) -> set[str]:
+    return set(endpoint.get("servers") or in_force(reading, "servers"))
+
+
+def _id_name(reading: Reading, endpoint: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Return what the endpoint's id and suffix come from, or None where that has faults."""
+    keypair = value_at(reading, ("keypairs", endpoint.get("keypair", "")))
+    if not keypair or "file" not in keypair or "suffix" not in endpoint:
+        return None
+    return keypair["file"], keypair.get("id_bits"), endpoint["suffix"]

@@ -1,0 +1,76 @@
+"""Kinds of value that name files, and what can be known of a file before it is used."""
+
+import os
+import stat
+from pathlib import Path
+
+from tunnel.settings.kinds import Inspect, Kind, Misfit, as_text
+
+
+def _read_path(value: object, folder: Path) -> object:
+    if isinstance(value, str) and "-----BEGIN" in value:
+        raise Misfit("holds a key or certificate itself (expected the path of its file)")
+    path = Path(as_text(value))
+    if path.parts[:1] == ("~",):
+        path = path.expanduser()
+    return Path(os.path.normpath(folder / path))
+
+
+def _status(path: Path, *, is_check: bool, may_be_missing: bool) -> os.stat_result | None:
+    """Return the status of a regular file, or None where there is nothing to judge.
+
+    With `is_check` a file that this user may not reach is the service user's matter.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if may_be_missing:
+            return None
+        raise Misfit(f"{path} does not exist") from None
+    except PermissionError:
+        if is_check:
+            return None
+        raise Misfit(f"{path} cannot be read: permission denied") from None
+    except OSError as error:
+        raise Misfit(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise Misfit(f"{path} is not a regular file")
+    return status
+
+
+def _check_readable(path: Path, *, is_check: bool) -> None:
+    if not is_check and not os.access(path, os.R_OK):
+        raise Misfit(f"{path} cannot be read: permission denied")
+
+
+def _inspect_public(path: Path, *, is_check: bool) -> None:
+    if _status(path, is_check=is_check, may_be_missing=False):
+        _check_readable(path, is_check=is_check)
+
+
+def _secret_inspector(*, may_be_missing: bool) -> Inspect:
+    def inspect(path: Path, *, is_check: bool) -> None:
+        status = _status(path, is_check=is_check, may_be_missing=may_be_missing)
+        if status is None:
+            return
+        _check_private(path, status)
+        _check_readable(path, is_check=is_check)
+
+    return inspect
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    """Refuse as ssh does: a group may read only what somebody else gave to it on purpose."""
+    refused = 0o077 if status.st_uid == os.geteuid() else 0o007
+    if status.st_mode & refused:
+        mode = stat.S_IMODE(status.st_mode)
+        raise Misfit(f"{path} is open to others (mode {mode:04o}): run chmod 600 {path}")
+
+
+PATH = Kind("path", "a path", "a path", _read_path)
+PUBLIC_FILE = Kind("path", "a path", "a path", _read_path, _inspect_public)
+"""A file that must exist and be readable."""
+SECRET_FILE = Kind("path", "a path", "a path", _read_path, _secret_inspector(may_be_missing=False))
+"""A secret that must exist, for its owner alone."""
+IDENTITY_FILE = Kind("path", "a path", "a path", _read_path, _secret_inspector(may_be_missing=True))
+"""A secret that is made if missing."""

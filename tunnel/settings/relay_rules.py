@@ -1,0 +1,116 @@
+"""Rules over several keys of relay.toml."""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from tunnel.settings.reader import Reading
+from tunnel.settings.shared_rules import (
+    check_certificate_files,
+    check_flow,
+    check_only_with,
+    check_references,
+    has_id_shape,
+    in_force,
+)
+from tunnel.stream import Address
+
+
+def check_relay(reading: Reading) -> None:
+    """Note every fault that shows only when several keys are looked at together."""
+    check_flow(reading)
+    check_certificate_files(reading, ("certificate",), "mode")
+    _check_listeners(reading)
+    _check_kinds(reading)
+    _check_addresses(reading)
+    _check_suffixes(reading)
+    _check_fingerprints(reading)
+    _check_names(reading)
+
+
+def _check_kinds(reading: Reading) -> None:
+    for name in in_force(reading, "listeners"):
+        here = ("listeners", name)
+        check_only_with(reading, here, "kind", ("agents", "shared"), ("transports",))
+        check_only_with(reading, here, "kind", ("public", "shared"), ("proxy_protocol_from",))
+
+
+def _check_listeners(reading: Reading) -> None:
+    """Clients and visitors both need a way in."""
+    listeners = in_force(reading, "listeners")
+    if any("kind" not in listener for listener in listeners.values()):
+        return  # its own fault comes first
+    kinds = {listener["kind"] for listener in listeners.values()}
+    for kind, who in (("agents", "clients"), ("public", "visitors")):
+        if not kinds & {kind, "shared"}:
+            reading.fault(
+                ("listeners",), f'none for {who} (expected one with kind = "{kind}" or "shared")'
+            )
+
+
+def _sockets(listener: dict[str, Any]) -> Iterator[tuple[str, Address]]:
+    """Yield (udp or tcp, address) of each socket that a listener binds."""
+    kind = listener.get("kind")
+    transports = listener.get("transports", ())
+    for address in listener.get("listen", ()):
+        if kind in ("agents", "shared") and "quic" in transports:
+            yield "udp", address
+        if kind in ("public", "shared") or "h2" in transports:
+            yield "tcp", address
+
+
+def _check_addresses(reading: Reading) -> None:
+    bound = [
+        (name, layer, address)
+        for name, listener in in_force(reading, "listeners").items()
+        for layer, address in _sockets(listener)
+    ]
+    seen: set[tuple[str, str, Address, Address]] = set()
+    for (one, layer, first), (other, also, second) in combinations(bound, 2):
+        clash = (one, other, first, second)
+        if layer == also and _overlap(first, second) and clash not in seen:
+            seen.add(clash)
+            reading.fault(
+                ("listeners", other, "listen"),
+                f'"{second}" is taken by listeners.{one} ("{first}")',
+            )
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Say whether both cannot be bound at once; [::] is bound for IPv6 alone."""
+    if one.port != other.port or one.port == 0 or (":" in one.host) != (":" in other.host):
+        return False
+    return one.host == other.host or bool({one.host, other.host} & {"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+
+def _check_suffixes(reading: Reading) -> None:
+    for name, client in in_force(reading, "clients").items():
+        path = ("clients", name, "suffixes")
+        check_references(reading, path, client.get("suffixes", ()), "suffixes")
+
+
+def _check_fingerprints(reading: Reading) -> None:
+    owners: dict[bytes, str] = {}
+    for name, client in reading.values["clients"].items():
+        fingerprint = client.get("fingerprint")
+        if fingerprint in owners:
+            message = f"is that of clients.{owners[fingerprint]} already"
+            reading.fault(("clients", name, "fingerprint"), message)
+        elif fingerprint is not None:
+            owners[fingerprint] = name
+
+
+def _check_names(reading: Reading) -> None:
+    """A custom name has one owner and is no id of somebody's key."""
+    suffixes = list(in_force(reading, "suffixes"))
+    owners: dict[str, str] = {}
+    for client, table in in_force(reading, "clients").items():
+        path = ("clients", client, "names")
+        for name in table.get("names", ()):
+            if has_id_shape(name, suffixes):
+                reading.fault(path, f'"{name}" has the shape of an id (a custom name must not)')
+            elif name in suffixes:
+                reading.fault(path, f'"{name}" is a suffix (a custom name must not be one)')
+            if name in owners:
+                reading.fault(path, f'"{name}" is granted to clients.{owners[name]} already')
+            owners.setdefault(name, client)

@@ -1,0 +1,251 @@
+"""Every section and key of relay.toml."""
+
+import socket
+from pathlib import Path
+
+from tunnel.settings.kinds import RATE, Kind, NotBuilt, array, choice, duration, text, whole
+from tunnel.settings.network_kinds import (
+    CUSTOM_NAME,
+    DOMAIN,
+    FINGERPRINT,
+    GRANT,
+    ID_BITS,
+    LISTEN,
+    NETWORK,
+)
+from tunnel.settings.schema import ANY, REQUIRED, Computed, Key, Schema, Section
+from tunnel.settings.shared_sections import (
+    ACME,
+    ADMIN,
+    BUFFER_TOTAL,
+    CA_CERTIFICATES,
+    DRAIN_TIMEOUT,
+    ENABLED,
+    FLOW,
+    HEARTBEAT,
+    LINGER,
+    LOG,
+    QUIC,
+    REGISTER,
+    TABLE_NAME,
+    certificate_files,
+    deadline,
+    state_dir_key,
+)
+
+
+def _read_workers(value: object, folder: Path) -> object:
+    if whole(1, 1024).read(value, folder) != 1:
+        raise NotBuilt("several workers")
+    return value
+
+
+_WORKERS = Kind("whole number", "a whole number", "1", _read_workers)
+
+_RELAY = Section(
+    ("relay",),
+    "The process as a whole.",
+    (
+        Key(
+            "name",
+            text(64, "a word such as eu1"),
+            "how it is called in logs and towards clients",
+            Computed("the host name", lambda _environment: socket.gethostname()[:64] or "relay"),
+            "eu1",
+        ),
+        state_dir_key(
+            "relay", "where its certificate, known keys and stateless-reset key are kept"
+        ),
+        DRAIN_TIMEOUT,
+        Key(
+            "workers",
+            _WORKERS,
+            "processes that share the listeners (more than 1: not built yet)",
+            1,
+        ),
+    ),
+)
+
+_CERTIFICATE = Section(
+    ("certificate",),
+    "What clients see on the agents listeners.",
+    (
+        Key(
+            "mode",
+            choice("self-signed", "files", not_built={"acme": CA_CERTIFICATES}),
+            "`self-signed` (kept in `state_dir`, its pin is printed) or `files` "
+            '(later also `"acme"`)',
+            "self-signed",
+        ),
+        *certificate_files(),
+        Key(
+            "names",
+            array(CUSTOM_NAME),
+            "names to order a certificate for",
+            sample=["relay.example.org"],
+            not_built=CA_CERTIFICATES,
+        ),
+    ),
+)
+
+_LISTENERS = Section(
+    ("listeners", ANY),
+    "Where the relay listens.",
+    (
+        ENABLED,
+        Key(
+            "kind",
+            choice("agents", "public", "shared"),
+            "`agents`: clients connect here; `public`: visitors do; `shared`: both, on one port",
+            REQUIRED,
+        ),
+        Key("listen", array(LISTEN, minimum=1), "IP addresses and ports", REQUIRED),
+        Key(
+            "transports",
+            array(choice("quic", "h2", not_built={"direct": "direct connections"}), minimum=1),
+            "what clients may use: `quic` on UDP, `h2` on TCP (only `agents` and `shared`; later "
+            'also `"direct"`)',
+            ["quic", "h2"],
+        ),
+        Key(
+            "proxy_protocol_from",
+            array(NETWORK),
+            "balancers: a PROXY v1/v2 header is required from these and refused from others "
+            "(only `public` and `shared`)",
+            [],
+            ["10.0.0.0/8"],
+        ),
+    ),
+    TABLE_NAME,
+    {
+        "agents": {"kind": "agents", "listen": ["0.0.0.0:4433", "[::]:4433"]},
+        "public": {"kind": "public", "listen": ["0.0.0.0:8443", "[::]:8443"]},
+    },
+)
+
+_SUFFIXES = Section(
+    ("suffixes", ANY),
+    "Domains under which clients get names: one table each, its name quoted.",
+    (
+        ENABLED,
+        Key(
+            "access",
+            choice("listed", "open"),
+            "`listed`: keys in `[clients.*]` only; `open`: anyone with a key",
+            "listed",
+        ),
+        Key(
+            "id_bits",
+            array(ID_BITS, minimum=1),
+            "accepted lengths of ids (64: made with the original)",
+            [64, 128],
+        ),
+        Key("public_port", whole(1, 65535), "the port that URLs show", 443),
+        Key(
+            "certificates_per_week",
+            whole(1, 1_000_000),
+            "certificates that may be ordered under the suffix",
+            45,
+            not_built=CA_CERTIFICATES,
+        ),
+    ),
+    DOMAIN,
+    {"t.example.org": {"public_port": 8443}},
+)
+
+_CLIENTS = Section(
+    ("clients", ANY),
+    "Keys and what they may serve; usually one drop-in each.",
+    (
+        Key(
+            "enabled",
+            ENABLED.kind,
+            "`false`: the key is revoked, also under open suffixes",
+            default=True,
+        ),
+        Key(
+            "fingerprint", FINGERPRINT, "of the client's key (`client.pyz id` prints it)", REQUIRED
+        ),
+        Key("suffixes", array(DOMAIN), "suffixes under which its id is granted", []),
+        Key("names", array(GRANT), "custom names granted, also `*.shop.example.com`", []),
+    ),
+    TABLE_NAME,
+    {
+        "shop": {
+            "fingerprint": "sha256:" + "0" * 64,
+            "suffixes": ["t.example.org"],
+            "names": ["shop.example.com"],
+        }
+    },
+    kept_when_masked="fingerprint",
+)
+
+_CLIENT_LIMITS = Section(
+    ("clients", ANY, "limits"),
+    "What one client may use.",
+    (
+        Key("streams", whole(1, 1000), "streams at once, per connection", 1000),
+        Key("connections", whole(1, 1000), "connections at once", 16),
+        Key("rate", RATE, "bytes per second, both directions together", sample="20MiB/s"),
+    ),
+)
+
+_LIMITS = Section(
+    ("limits",),
+    "Caps of the relay as a whole.",
+    (
+        Key("connections", whole(1, 10_000_000), "connections of clients", 20000),
+        Key("half_open", whole(1, 1_000_000), "unfinished handshakes; above: QUIC Retry", 100),
+        Key(
+            "visitors_per_address",
+            whole(1, 1_000_000),
+            "visitors at once from one address (IPv6: one /64)",
+            256,
+        ),
+        BUFFER_TOTAL,
+    ),
+)
+
+_TIMEOUTS = Section(
+    ("timeouts",),
+    "Deadlines.",
+    (
+        deadline("client_hello", "a visitor's whole ClientHello"),
+        REGISTER,
+        deadline("open_stream", "opening a stream to a client"),
+        Key(
+            "visitor_hold",
+            duration(0, 60),
+            "how long a visitor waits for a client that is away, if its name is listed or was "
+            "served in the last 10 min",
+            "5s",
+        ),
+        LINGER,
+        Key(
+            "idle_visitor",
+            duration(1, 604800, may_be_off=True),
+            "a visitor without a byte either way (off: TCP keepalive only)",
+            "off",
+        ),
+        HEARTBEAT,
+    ),
+)
+
+RELAY = Schema(
+    "relay",
+    (
+        _RELAY,
+        _CERTIFICATE,
+        ACME,
+        _LISTENERS,
+        _SUFFIXES,
+        _CLIENTS,
+        _CLIENT_LIMITS,
+        _LIMITS,
+        FLOW,
+        QUIC,
+        _TIMEOUTS,
+        ADMIN,
+        LOG,
+    ),
+)

@@ -1,0 +1,94 @@
+"""Rules over several keys that hold in both programs' settings."""
+
+import itertools
+from typing import Any
+
+from tunnel.settings.kinds import say_bytes, shown
+from tunnel.settings.reader import Path, Reading, suggest
+from tunnel.settings.tree import Leaf, dotted, find
+
+_RISING = (
+    ("flow", "stream_window"),
+    ("flow", "stream_window_max"),
+    ("flow", "connection_window"),
+    ("flow", "parked_max"),
+    ("limits", "buffer_total"),
+)
+
+
+def check_flow(reading: Reading) -> None:
+    """Each of the sizes must be at least the one before it."""
+    for lower, upper in itertools.pairwise(_RISING):
+        small = reading.values.get(lower[0], {}).get(lower[1])
+        large = reading.values.get(upper[0], {}).get(upper[1])
+        if small is not None and large is not None and small > large:
+            written = upper if find(reading.tree, upper) else lower
+            reading.fault(
+                written,
+                f"{dotted(upper)} ({say_bytes(large)}) is below {dotted(lower)} "
+                f"({say_bytes(small)})",
+            )
+
+
+def check_only_with(
+    reading: Reading, table: Path, switch: str, allowed: tuple[str, ...], keys: tuple[str, ...]
+) -> None:
+    """Fault each of `keys` that is written while `switch` says something else than `allowed`."""
+    node = find(reading.tree, (*table, switch))
+    chosen = value_at(reading, (*table, switch))
+    if chosen is None or chosen in allowed:
+        return
+    said = f"{switch} = {shown(chosen)}"
+    place = f"{node.where} says {said}" if isinstance(node, Leaf) else f"the default is {said}"
+    wanted = " or ".join(f'"{word}"' for word in allowed)
+    for key in keys:
+        if find(reading.tree, (*table, key)) is not None:
+            reading.fault((*table, key), f"belongs to {switch} = {wanted}, but {place}")
+
+
+def check_certificate_files(reading: Reading, table: Path, switch: str) -> None:
+    """A certificate from files needs both, any other kind of certificate neither."""
+    check_only_with(reading, table, switch, ("files",), ("chain_file", "key_file"))
+    if value_at(reading, (*table, switch)) != "files":
+        return
+    for key in ("chain_file", "key_file"):
+        if find(reading.tree, (*table, key)) is None:
+            reading.fault((*table, key), f'missing ({switch} = "files" needs it)')
+
+
+def check_references(reading: Reading, key: Path, wanted: tuple[str, ...], group: str) -> None:
+    """Fault each of `wanted` that is not a table of `group` in force."""
+    known = _names(reading, group)
+    for name in wanted:
+        if mask := reading.masked.get((group, name)):
+            reading.fault(key, f"{shown(name)} is masked at {mask}")
+        elif name not in known:
+            reading.fault(key, f"{shown(name)} is not one of [{group}.*]{suggest(name, known)}")
+
+
+def _names(reading: Reading, group: str) -> list[str]:
+    """Return the names of a group's tables, also of those that have faults of their own."""
+    node = find(reading.tree, (group,))
+    written = list(getattr(node, "entries", ()))
+    return [name for name in written if (group, name) not in reading.masked]
+
+
+def value_at(reading: Reading, path: Path) -> Any:
+    """Return the value understood at `path`, or None."""
+    value: Any = reading.values
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def in_force(reading: Reading, group: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of a group that are in force, by name."""
+    tables = reading.values.get(group, {})
+    return {name: table for name, table in tables.items() if table.get("enabled", True)}
+
+
+def has_id_shape(name: str, suffixes: list[str]) -> bool:
+    """Say whether `name` is ``{hex}.{suffix}``, which only a key with that id may have."""
+    label, _, parent = name.partition(".")
+    is_id = len(label) in (16, 32) and not set(label) - set("0123456789abcdef")
+    return is_id and parent in suffixes

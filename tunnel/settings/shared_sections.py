@@ -1,0 +1,185 @@
+"""Sections and keys that relay.toml and client.toml have in common."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunnel.settings.file_kinds import PATH, PUBLIC_FILE, SECRET_FILE
+from tunnel.settings.kinds import FLAG, choice, duration, size, text
+from tunnel.settings.network_kinds import LISTEN
+from tunnel.settings.schema import Computed, Key, Section
+
+CA_CERTIFICATES = "certificates from a certificate authority (ACME)"
+CONTROL_SOCKET = "the control socket and metrics"
+WINDOW_LIMIT = (1 << 31) - 1  # bytes; RFC 9113 §6.9.1
+
+ENABLED = Key("enabled", FLAG, "`false` takes the table out of force", default=True)
+
+TABLE_NAME = text(64, "a word such as web")
+
+
+def state_dir_default(program: str) -> Computed:
+    """Return the default of `state_dir` for ``relay`` or ``client``."""
+
+    def compute(environment: Mapping[str, str]) -> object:
+        if given := environment.get("STATE_DIRECTORY"):
+            return given.split(":")[0]  # systemd joins several with colons
+        base = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return f"{base}/tunnel-{program}"
+
+    words = f"`$STATE_DIRECTORY`, else `$XDG_STATE_HOME/tunnel-{program}`"
+    return Computed(f"{words}, else `~/.local/state/tunnel-{program}`", compute)
+
+
+def state_dir_key(program: str, meaning: str) -> Key:
+    """Return the `state_dir` key of ``relay`` or ``client``."""
+    sample = f"/var/lib/tunnel-{program}"
+    return Key("state_dir", PATH, meaning, state_dir_default(program), sample)
+
+
+DRAIN_TIMEOUT = Key(
+    "drain_timeout",
+    duration(0, 86400),
+    "how long running streams may go on after SIGTERM",
+    "30s",
+)
+
+FLOW = Section(
+    ("flow",),
+    "How much may be under way and parked for slow readers.",
+    (
+        Key(
+            "stream_window",
+            size(16 << 10, WINDOW_LIMIT),
+            "credit a stream begins with; grows only while its reader keeps up",
+            "256KiB",
+        ),
+        Key(
+            "stream_window_max",
+            size(16 << 10, WINDOW_LIMIT),
+            "credit a stream may grow to",
+            "4MiB",
+        ),
+        Key(
+            "connection_window",
+            size(1 << 20, WINDOW_LIMIT),
+            "credit of a whole connection; granted on receipt, so that a stalled visitor never "
+            "stops its neighbours",
+            "16MiB",
+        ),
+        Key(
+            "parked_max",
+            size(1 << 20, 1 << 40),
+            "bytes per connection held for slow readers; above it the longest-stalled stream is "
+            "aborted (`busy`)",
+            "64MiB",
+        ),
+    ),
+)
+
+QUIC = Section(
+    ("quic",),
+    "The QUIC engine.",
+    (
+        Key(
+            "engine",
+            choice("stock", not_built={"fast": "the fast QUIC engine"}),
+            'which implementation runs (later also `"fast"`)',
+            "stock",
+        ),
+        Key(
+            "congestion",
+            choice("cubic", "reno", not_built={"bbr": "BBR congestion control"}),
+            'congestion control of what this end sends (later also `"bbr"`)',
+            "cubic",
+        ),
+    ),
+)
+
+BUFFER_TOTAL = Key(
+    "buffer_total",
+    size(1 << 20, 1 << 44),
+    "bytes of everything parked for slow readers, all sessions together",
+    "1GiB",
+)
+
+_DEADLINE = duration(0.1, 3600)
+
+REGISTER = Key("register", _DEADLINE, "the whole registration of a connection", "5s")
+LINGER = Key(
+    "linger",
+    duration(1, 86400),
+    "after one side has finished: how long the other may be without a byte",
+    "5m",
+)
+HEARTBEAT = Key("heartbeat", duration(1, 60), "time between two pings of a connection", "5s")
+
+
+def deadline(name: str, meaning: str, default: str = "5s") -> Key:
+    """Return a key for a deadline that always applies, 0.1 s to 1 h."""
+    return Key(name, _DEADLINE, meaning, default)
+
+
+LOG = Section(
+    ("log",),
+    "What is logged, on standard error.",
+    (
+        Key(
+            "level",
+            choice("debug", "info", "warning", "error"),
+            "the least severe line that is written (`-v`: debug, `-q`: warning)",
+            "info",
+        ),
+        Key(
+            "format",
+            choice("auto", "text", "json", not_built={"journald": "journald's native protocol"}),
+            'how a line looks (`--log-format`; later also `"journald"`)',
+            "auto",
+        ),
+    ),
+)
+
+_ANY_TEXT = text(4096, "text")
+
+ACME = Section(
+    ("acme",),
+    "Ordering certificates from a certificate authority.",
+    (
+        Key("directory", _ANY_TEXT, "the authority, by name or URL", "letsencrypt"),
+        Key("email", _ANY_TEXT, "where the authority writes to", sample="ops@example.org"),
+        Key("ca", PUBLIC_FILE, "trust for the directory itself", sample="pebble.pem"),
+        Key(
+            "eab", _ANY_TEXT, "external account binding", sample={"kid": "…", "key_file": "eab.key"}
+        ),
+        Key("renew_before", _ANY_TEXT, "when to renew, before the end", sample="30d"),
+        Key("preflight", _ANY_TEXT, "whether names are checked before an order", "auto"),
+    ),
+    not_built=CA_CERTIFICATES,
+)
+
+ADMIN = Section(
+    ("admin",),
+    "Talking to the running program.",
+    (
+        Key("socket", PATH, "the control socket", sample="/run/tunnel/admin.sock"),
+        Key("metrics", LISTEN, "where metrics are served", sample="127.0.0.1:9601"),
+    ),
+    not_built=CONTROL_SOCKET,
+)
+
+
+def certificate_files() -> tuple[Key, Key]:
+    """Return the keys that name a certificate's two files."""
+    return (
+        Key(
+            "chain_file",
+            PUBLIC_FILE,
+            "the certificate and its chain, PEM (only with `files`)",
+            sample="fullchain.pem",
+        ),
+        Key(
+            "key_file",
+            SECRET_FILE,
+            "its private key, PEM (only with `files`)",
+            sample="privkey.pem",
+        ),
+    )
