@@ -1,0 +1,47 @@
+"""What aioquic is told: the one place where our options become its configuration."""
+
+import ssl
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicProtocolVersion
+
+from tunnel.tls.contexts import Trust, root_file
+from tunnel.tls.slots import Certificate
+from tunnel.transport.options import ALPN_QUIC, TransportOptions
+
+CONNECTION_ID_BYTES = 8
+DATAGRAM_BYTES = 1350  # UDP payload that every path is expected to carry
+IDLE_TIMEOUT = 90.0  # the heartbeat above is the judge; this only clears away what it cannot reach
+
+
+def _common(options: TransportOptions, *, is_client: bool) -> QuicConfiguration:
+    flow = options.flow
+    return QuicConfiguration(
+        alpn_protocols=[ALPN_QUIC],
+        congestion_control_algorithm=options.quic.congestion,
+        connection_id_length=CONNECTION_ID_BYTES,
+        idle_timeout=IDLE_TIMEOUT,
+        is_client=is_client,
+        max_data=min(flow.connection_window, flow.parked_max),
+        max_datagram_size=DATAGRAM_BYTES,
+        max_stream_data=flow.stream_window,
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+    )
+
+
+def relay_configuration(certificate: Certificate, options: TransportOptions) -> QuicConfiguration:
+    """Return the configuration of all connections that are shown this certificate."""
+    configuration = _common(options, is_client=False)
+    configuration.certificate, *configuration.certificate_chain = certificate.chain
+    configuration.private_key = certificate.key
+    return configuration
+
+
+def client_configuration(trust: Trust, options: TransportOptions) -> QuicConfiguration:
+    """Return the configuration of one dial; raises SettingsError if the roots cannot be used."""
+    configuration = _common(options, is_client=True)
+    configuration.server_name = trust.server_name
+    configuration.cafile = root_file(trust)
+    # With a pin the chain says nothing; the handshake's signature is verified in every case.
+    configuration.verify_mode = ssl.CERT_REQUIRED if trust.by_name else ssl.CERT_NONE
+    return configuration

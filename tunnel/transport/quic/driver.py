@@ -1,0 +1,87 @@
+"""What moves an engine: datagrams that arrive, its timer, and wishes to send.
+
+No task runs here, only callbacks of the endpoint and of the loop. Everything that is asked for in
+one turn of the loop leaves in one flush at its end.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from tunnel.transport.quic.endpoint import Datagram, Endpoint
+from tunnel.transport.quic.engine import Engine
+
+TIMER_SLACK = 0.001  # seconds that a loop's timer may fire early
+
+
+class Driver:
+    """Drives one engine; `settle` is called after it has heard something or its timer fired."""
+
+    def __init__(self, engine: Engine, endpoint: Endpoint, settle: Callable[[], None]) -> None:
+        self.engine = engine
+        self.endpoint = endpoint
+        self.last_heard = 0.0  # loop time
+        self._settle = settle
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # engine time
+        self._is_scheduled = False
+        self._is_stopped = False
+
+    def hear(self, datagrams: Sequence[Datagram]) -> None:
+        """Hand datagrams of the peer to the engine."""
+        now = time.monotonic()
+        before = self.engine.decrypted
+        for payload, source in datagrams:
+            self.engine.receive_datagram(payload, source, now)
+        if self.engine.decrypted != before:
+            self.last_heard = self._loop.time()
+        self._settle()
+        self.schedule_flush()
+
+    def schedule_flush(self) -> None:
+        """Send what there is to send at the end of this turn of the loop."""
+        if not self._is_scheduled and not self._is_stopped:
+            self._is_scheduled = True
+            self._loop.call_soon(self._flush_scheduled)
+
+    def _flush_scheduled(self) -> None:
+        self._is_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what there is to send, and set the timer."""
+        if self._is_stopped:
+            return
+        if self.endpoint.is_full:
+            self.endpoint.when_writable(self.schedule_flush)
+        elif self.engine.get_peer_address() is not None:
+            self.endpoint.send(self.engine.datagrams_to_send(time.monotonic()))
+        self._set_timer()
+
+    def stop(self) -> None:
+        """Send the engine's last datagrams, if it has any, and do nothing ever after."""
+        if not self._is_stopped and self.engine.get_peer_address() is not None:
+            self.endpoint.send(self.engine.datagrams_to_send(time.monotonic()))
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        """Have a timer that fires no later than the engine wants; a late wish costs nothing."""
+        due = self.engine.get_timer()
+        if due is None or (self._timer is not None and self._timer_at <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        due = self.engine.get_timer()
+        now = time.monotonic()
+        if due is not None and due <= now + TIMER_SLACK:
+            self.engine.handle_timer(max(now, due))
+            self._settle()
+        self.flush()

@@ -1,0 +1,173 @@
+"""A UDP socket of our own: many datagrams for each wake-up, bounded memory, no task.
+
+Knows nothing of QUIC. UDP promises nothing, so what cannot be sent is dropped, except for a
+full socket buffer, which is waited for.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tunnel.stream import Address
+
+log = logging.getLogger(__name__)
+
+BATCH_DATAGRAMS = 64  # read for one wake-up, so that one busy socket does not starve the loop
+READ_BYTES = 2048  # larger than any datagram we cause; longer ones fail authentication
+SOCKET_BUFFER_BYTES = 4 << 20
+BACKLOG_DATAGRAMS = 1024
+SEGMENTS_MAX, SEGMENTS_BYTES_MAX = 64, 64_000
+SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h: the kernel cuts one buffer into datagrams
+SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
+
+Datagram = tuple[bytes, Any]  # payload and the socket address as Python gives it
+
+
+class Endpoint:
+    """Sends and receives datagrams; `receive` gets each batch, `fail` each error of the network."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        receive: Callable[[Sequence[Datagram]], None],
+        fail: Callable[[OSError], None] = lambda _error: None,
+    ) -> None:
+        self._socket = sock
+        self._receive = receive
+        self._fail = fail
+        self._peer = _peer_of(sock)
+        self._loop = asyncio.get_running_loop()
+        self._backlog: deque[Datagram] = deque(maxlen=BACKLOG_DATAGRAMS)
+        self._waiting: dict[Callable[[], None], None] = {}
+        self._has_segmentation = True
+        self._loop.add_reader(sock, self._read)
+
+    @property
+    def address(self) -> Address:
+        """The address the socket is bound to."""
+        return address_of(self._socket.getsockname())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether datagrams wait because the socket's buffer is full."""
+        return bool(self._backlog)
+
+    def when_writable(self, resume: Callable[[], None]) -> None:
+        """Call `resume` once, as soon as the socket takes datagrams again."""
+        self._waiting[resume] = None
+
+    def close(self) -> None:
+        """Close the socket; a second call does nothing."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+        self._waiting.clear()
+
+    def _read(self) -> None:
+        batch: list[Datagram] = []
+        try:
+            while len(batch) < BATCH_DATAGRAMS:
+                payload, source = self._socket.recvfrom(READ_BYTES)
+                batch.append((payload, source))
+        except (BlockingIOError, InterruptedError):
+            pass  # everything has been read
+        except OSError as error:
+            self._fail(error)  # what the network said of an earlier datagram
+        if batch:
+            self._receive(batch)
+
+    def send(self, datagrams: Sequence[Datagram]) -> None:
+        """Send datagrams, or keep them until the socket takes them; the oldest are dropped."""
+        if self._socket.fileno() < 0:
+            return
+        if self._backlog:
+            self._backlog.extend(datagrams)
+            return
+        unsent = self._send_now(datagrams)
+        if unsent:
+            self._backlog.extend(unsent)
+            self._loop.add_writer(self._socket, self._resume)
+
+    def _resume(self) -> None:
+        waiting = list(self._backlog)
+        self._backlog.clear()
+        self._backlog.extend(self._send_now(waiting))
+        if self._backlog:
+            return
+        self._loop.remove_writer(self._socket)
+        resumed, self._waiting = self._waiting, {}
+        for resume in resumed:
+            resume()
+
+    def _send_now(self, datagrams: Sequence[Datagram]) -> Sequence[Datagram]:
+        """Send until the socket is full; return what is left."""
+        start = 0
+        while start < len(datagrams):
+            end = start + self._run_length(datagrams, start)
+            try:
+                self._send_run(datagrams[start:end])
+            except (BlockingIOError, InterruptedError):
+                return datagrams[start:]
+            except OSError as error:
+                if end - start > 1 and error.errno in {errno.EIO, errno.EINVAL, errno.EMSGSIZE}:
+                    self._has_segmentation = False  # this device cannot; send one by one
+                    continue
+                self._fail(error)
+            start = end
+        return ()
+
+    def _run_length(self, datagrams: Sequence[Datagram], start: int) -> int:
+        """Return how many datagrams from `start` on may go out by one system call."""
+        first, target = datagrams[start]
+        length, size = 1, len(first)
+        most = min(SEGMENTS_MAX, SEGMENTS_BYTES_MAX // size) if self._has_segmentation else 1
+        for payload, address in datagrams[start + 1 : start + most]:
+            if address != target or len(payload) > size:
+                break
+            length += 1
+            if len(payload) < size:
+                break  # only the last segment may be shorter
+        return length
+
+    def _send_run(self, run: Sequence[Datagram]) -> None:
+        payload, address = run[0]
+        target = () if self._peer is not None else (address,)
+        if len(run) == 1:
+            self._socket.sendmsg([payload], [], 0, *target)
+            return
+        segment = struct.pack("H", len(payload))
+        payloads = [payload for payload, _ in run]
+        self._socket.sendmsg(payloads, [(SOL_UDP, UDP_SEGMENT, segment)], 0, *target)
+
+
+def address_of(socket_address: tuple[Any, ...]) -> Address:
+    """Return a socket address as one of ours."""
+    return Address(socket_address[0], socket_address[1])
+
+
+def enlarge_buffers(sock: socket.socket) -> None:
+    """Ask for socket buffers that hold a burst; where the kernel caps them, log what lifts it."""
+    for option, forced, sysctl in (
+        (socket.SO_RCVBUF, SO_RCVBUFFORCE, "net.core.rmem_max"),
+        (socket.SO_SNDBUF, SO_SNDBUFFORCE, "net.core.wmem_max"),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER_BYTES)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        granted = sock.getsockopt(socket.SOL_SOCKET, option) // 2  # Linux reports the double
+        if granted < SOCKET_BUFFER_BYTES:
+            log.info("socket buffer was capped: run sysctl -w %s=%d", sysctl, SOCKET_BUFFER_BYTES)
+
+
+def _peer_of(sock: socket.socket) -> tuple[Any, ...] | None:
+    try:
+        return tuple(sock.getpeername())
+    except OSError:
+        return None

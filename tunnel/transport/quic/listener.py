@@ -1,0 +1,174 @@
+"""Listening for clients over QUIC: one socket, many connections."""
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from aioquic.quic.configuration import QuicConfiguration
+
+from tunnel.errors import Code, ConnectionLost
+from tunnel.stream import Address, Binding
+from tunnel.tls.slots import Certificate, CertificateSlot
+from tunnel.transport.options import ALPN_QUIC, TransportOptions
+from tunnel.transport.quic.configuration import relay_configuration
+from tunnel.transport.quic.connection import TunnelConnection
+from tunnel.transport.quic.doorkeeper import Admission, Doorkeeper, destination_of
+from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
+from tunnel.transport.quic.engine import Engine
+from tunnel.transport.quic.routes import Routes
+
+
+async def listen(
+    address: Address, slot: CertificateSlot, options: TransportOptions
+) -> "TunnelListener":
+    """Listen on a UDP address; raises OSError if it cannot be bound."""
+    return TunnelListener(await _bound_socket(address), slot, options)
+
+
+class TunnelListener:
+    """Implements tunnel.stream.Listener; owns the socket of all its connections.
+
+    A connection is half open from its first datagram until it is accepted.
+    """
+
+    def __init__(
+        self, sock: socket.socket, slot: CertificateSlot, options: TransportOptions
+    ) -> None:
+        self._slot = slot
+        self._options = options
+        self._reset_key = options.reset_key or os.urandom(32)
+        self._endpoint = Endpoint(sock, self._receive)
+        self._doorkeeper = Doorkeeper(self._reset_key, options.half_open, time.monotonic())
+        self._routes = Routes()
+        self._shaking: dict[TunnelConnection, asyncio.TimerHandle] = {}
+        self._complete: deque[TunnelConnection] = deque()
+        self._changed = asyncio.Event()
+        self._is_closed = False
+        self._configured: tuple[Certificate, QuicConfiguration] | None = None
+
+    def __repr__(self) -> str:
+        return f"<quic listener on {self.address} {len(self._routes)} connections>"
+
+    @property
+    def address(self) -> Address:
+        return self._endpoint.address
+
+    async def accept(self) -> TunnelConnection:
+        while not self._complete:
+            if self._is_closed:
+                raise ConnectionLost("the listener is closed", Code.OK)
+            await self._changed.wait()
+        return self._complete.popleft()
+
+    async def close(self) -> None:
+        self._is_closed = True
+        for connection in (*self._shaking, *self._complete):
+            connection.close(Code.DRAINING)
+        self._complete.clear()
+        self._pulse()
+        self._close_if_unused()
+
+    # For the connections
+
+    def established(self, connection: TunnelConnection, alpn: str | None) -> None:
+        deadline = self._shaking.pop(connection, None)
+        if deadline is not None:
+            deadline.cancel()
+        if alpn != ALPN_QUIC:
+            connection.close(Code.VERSION, f"this relay speaks {ALPN_QUIC}")
+            return
+        self._complete.append(connection)
+        self._pulse()
+
+    def add_route(self, connection_id: bytes, connection: TunnelConnection) -> None:
+        self._routes.add(connection_id, connection)
+
+    def remove_route(self, connection_id: bytes) -> None:
+        self._routes.remove(connection_id)
+
+    def release(self, connection: TunnelConnection) -> None:
+        deadline = self._shaking.pop(connection, None)
+        if deadline is not None:
+            deadline.cancel()
+        if connection in self._complete:
+            self._complete.remove(connection)
+        self._routes.drop(connection)
+        self._close_if_unused()
+
+    # Datagrams
+
+    def _receive(self, batch: Sequence[Datagram]) -> None:
+        parts: dict[TunnelConnection, list[Datagram]] = {}
+        for payload, source in batch:
+            connection = self._routes.find(destination_of(payload))
+            if connection is None:
+                connection = self._judge(payload, source)
+            if connection is not None:
+                parts.setdefault(connection, []).append((payload, source))
+        for connection, datagrams in parts.items():
+            connection.hear(datagrams)
+
+    def _judge(self, payload: bytes, source: tuple[str, int]) -> TunnelConnection | None:
+        half_open = len(self._shaking) + len(self._complete)
+        verdict = self._doorkeeper.judge(payload, source, half_open, time.monotonic())
+        if isinstance(verdict, Admission) and not self._is_closed:
+            return self._begin(verdict, destination_of(payload))
+        if isinstance(verdict, bytes):
+            self._endpoint.send([(verdict, source)])
+        return None
+
+    def _begin(self, admission: Admission, client_chosen: bytes) -> TunnelConnection:
+        certificate = self._slot.current
+        engine = Engine(
+            self._configuration(certificate),
+            self._reset_key,
+            admission.original_id,
+            admission.retry_id,
+        )
+        connection = TunnelConnection(engine, self._endpoint, self, self._options)
+        connection.binding = Binding("quic", certificate.leaf_hash)
+        for connection_id in (client_chosen, engine.host_cid):
+            self._routes.add(connection_id, connection)
+        self._shaking[connection] = asyncio.get_running_loop().call_later(
+            self._options.handshake_timeout, self._expire, connection
+        )
+        return connection
+
+    def _configuration(self, certificate: Certificate) -> QuicConfiguration:
+        """Return the one configuration of a certificate: it is what a handshake is bound to."""
+        if self._configured is None or self._configured[0] is not certificate:
+            self._configured = (certificate, relay_configuration(certificate, self._options))
+        return self._configured[1]
+
+    def _expire(self, connection: TunnelConnection) -> None:
+        """Forget a handshake without a word: its address was perhaps spoofed."""
+        connection.end(ConnectionLost("the handshake took too long", Code.TIMEOUT))
+
+    def _close_if_unused(self) -> None:
+        if self._is_closed and not len(self._routes):
+            self._endpoint.close()
+
+    def _pulse(self) -> None:
+        self._changed.set()
+        self._changed.clear()
+
+
+async def _bound_socket(address: Address) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+    )
+    family, kind, protocol, _, target = found[0]
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        enlarge_buffers(sock)
+        sock.bind(target)
+    except OSError:
+        sock.close()
+        raise
+    return sock
