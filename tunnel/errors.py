@@ -92,3 +92,7 @@ class StreamReset(TunnelError):  # noqa: N818
     def __init__(self, code: Code = Code.ABORTED) -> None:
         self.code = code
         super().__init__(code.word)
+
+
+class ListenFailed(TunnelError):  # noqa: N818
+    """An address could not be listened on, at start."""

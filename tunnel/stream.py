@@ -80,6 +80,10 @@ class Connection(Protocol):
     def last_heard(self) -> float:
         """Loop time at which authenticated bytes last came from the peer."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended: true before any of its streams is cut for that."""
+
     async def open_stream(self) -> Stream:
         """Open the next stream (relay only; the first one is the control stream).
 

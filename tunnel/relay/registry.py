@@ -3,13 +3,13 @@
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from tunnel.errors import Code, Refused
 from tunnel.relay.admission import Decision
 from tunnel.relay.limits import ClientUse, client_bucket
-from tunnel.relay.sessions import Kinds, Link, LinkState, Session
+from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
 from tunnel.stream import Connection
 
 RECENT_SECONDS = 600.0  # a name that was registered this lately is worth waiting for
@@ -18,11 +18,13 @@ RECENT_NAMES_KEPT = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Whose connection it is, as proved by its registration."""
+    """A connection whose registration has proved whose it is."""
 
     fingerprint: bytes
     instance: bytes
     is_replica: bool
+    connection: Connection
+    channel: RelayChannel
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Registry:
         self, connections: int, expected: Iterable[str], clock: Callable[[], float]
     ) -> None:
         self._connections_max = connections
+        self.connections = 0  # registered ones, of all sessions
         self._expected = frozenset(expected)
         self._clock = clock
         self._sessions: dict[tuple[bytes, bytes], Session] = {}
@@ -55,18 +58,13 @@ class Registry:
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     @property
-    def connections(self) -> int:
-        """Registered connections of all sessions."""
-        return sum(use.connections for use in self._uses.values())
-
-    @property
     def links(self) -> list[Link]:
         """Every link there is, of all sessions."""
         return [link for session in self._sessions.values() for link in session.links]
 
     # -- joining and leaving
 
-    def join(self, claimant: Claimant, decision: Decision, connection: Connection) -> Link:
+    def join(self, claimant: Claimant, decision: Decision) -> Link:
         """Make the connection a link of its session; raises Refused(NAME_TAKEN | BUSY)."""
         key = (claimant.fingerprint, claimant.instance)
         if key in self._successors:
@@ -83,8 +81,9 @@ class Registry:
             self._sessions[key] = session
         self._uses[claimant.fingerprint] = use
         use.connections += 1
+        self.connections += 1
         session.granted = dict(decision.granted)
-        link = Link(connection, session)
+        link = Link(claimant.connection, claimant.channel, session)
         session.links.append(link)
         return link
 
@@ -114,6 +113,7 @@ class Registry:
 
     def _release(self, use: ClientUse, fingerprint: bytes) -> None:
         use.connections -= 1
+        self.connections -= 1
         if not use.connections:
             del self._uses[fingerprint]
 
@@ -190,13 +190,23 @@ class Registry:
 
     # -- routing
 
-    def route(self, name: str, *, challenge: bool = False) -> Link | None:
-        """Return the link that the next stream for `name` goes over, if there is one now."""
+    def route(
+        self, name: str, *, challenge: bool = False, without: Container[Link] = ()
+    ) -> Link | None:
+        """Return the link that the next stream for `name` goes over, if there is one now.
+
+        That is the serving one with the fewest open streams, none of those in `without`.
+        """
         if challenge:
-            session = self._challenges.get(name)
-            return session.pick(name, challenge=True) if session else None
-        picks = (holder.pick(name) for holder in self._holders.get(name, ()))
-        links = (link for link in picks if link is not None)
+            holders = [self._challenges[name]] if name in self._challenges else []
+        else:
+            holders = self._holders.get(name, [])
+        links = (
+            link
+            for holder in holders
+            for link in holder.links
+            if link.serves(name, challenge=challenge) and link not in without
+        )
         return min(links, key=lambda link: link.streams, default=None)
 
     def is_expected(self, name: str) -> bool:

@@ -1,6 +1,6 @@
 """A visitor whose first bytes can be sent again, as long as nothing came back."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from tunnel.errors import Code, StreamReset
 from tunnel.protocol.hello import MAX_HELLO_BYTES
@@ -14,13 +14,23 @@ class ReplayableVisitor:
     16 KiB are kept (docs/protocol.md §4).
     """
 
-    __slots__ = ("_has_finished", "_said", "_unsaid", "_visitor", "is_replayable")
+    __slots__ = (
+        "_clock",
+        "_has_finished",
+        "_said",
+        "_unsaid",
+        "_visitor",
+        "is_replayable",
+        "last_active",
+    )
 
-    def __init__(self, visitor: Stream, hello: bytes) -> None:
+    def __init__(self, visitor: Stream, hello: bytes, clock: Callable[[], float]) -> None:
         self._visitor = visitor
         self._said = bytearray(hello)
         self._unsaid = hello  # what the next `receive` returns before anything new
         self._has_finished = False
+        self._clock = clock
+        self.last_active = clock()
         self.is_replayable = True
 
     def rewind(self) -> None:
@@ -38,6 +48,7 @@ class ReplayableVisitor:
         except StreamReset:
             self._commit()
             raise
+        self.last_active = self._clock()
         if self.is_replayable:
             self._remember(data)
         return data
@@ -55,6 +66,7 @@ class ReplayableVisitor:
         self._said.clear()
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
+        self.last_active = self._clock()
         if self.is_replayable:
             self._commit()
         await self._visitor.send(data)

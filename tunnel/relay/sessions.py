@@ -4,8 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from tunnel.protocol.messages import Drain, Ping, Pong, Serving, Welcome
+from tunnel.protocol.registration import RelayEvent
 from tunnel.relay.limits import ClientUse
+from tunnel.runtime.control import ControlChannel
 from tunnel.stream import Connection
+
+RelayMessage = Welcome | Serving | Ping | Pong | Drain
+RelayChannel = ControlChannel[RelayEvent, RelayMessage]
 
 
 class LinkState(Enum):
@@ -30,6 +36,7 @@ class Link:
     """One registered connection of a session."""
 
     connection: Connection
+    channel: RelayChannel
     session: "Session"
     state: LinkState = LinkState.READY
     serving: dict[str, Kinds] = field(default_factory=dict)
@@ -56,11 +63,6 @@ class Session:
     granted: dict[str, int] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     unanswered: set[Callable[[], None]] = field(default_factory=set)  # cuts of silent streams
-
-    def pick(self, name: str, *, challenge: bool = False) -> Link | None:
-        """Return the serving link with the fewest open streams, if any serves the name."""
-        serving = (link for link in self.links if link.serves(name, challenge=challenge))
-        return min(serving, key=lambda link: link.streams, default=None)
 
     def serves(self, name: str) -> bool:
         """Say whether any link of any state serves visitors of the name."""

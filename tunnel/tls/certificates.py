@@ -26,6 +26,7 @@ from tunnel.tls.files import (
     read_private,
     write_private,
 )
+from tunnel.tls.identity import UNREADABLE
 from tunnel.tls.slots import Certificate, CertificateKey
 
 EXTENSION_OID = x509.ObjectIdentifier("1.3.6.1.4.1.65535.1")
@@ -164,6 +165,12 @@ def extension_of(leaf: x509.Certificate) -> bytes | None:
     return found.value.public_bytes()
 
 
+def dns_names(leaf: x509.Certificate) -> frozenset[str]:
+    """Return the DNS names in a certificate, lower case, wildcards included."""
+    names = (name for name in _names_of(leaf) if isinstance(name, x509.DNSName))
+    return frozenset(name.value.lower() for name in names)
+
+
 def _subject(names: Sequence[str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:COMMON_NAME_LIMIT])])
 
@@ -221,7 +228,7 @@ def _parse_key(text: bytes) -> CertificateKey:
         key = load_pem_private_key(text, password=None)
     except TypeError:  # how the library says that a password is needed
         raise ValueError("is encrypted: expected a PEM private key without a passphrase") from None
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise ValueError("is not a readable PEM private key") from None
     if isinstance(key, CertificateKey):
         return key

@@ -4,14 +4,27 @@ The engines are imported when first used, so that a process that never speaks QU
 """
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from tunnel.stream import Address, Connection, Listener
 from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.options import TransportOptions
 
+_OVER_DATAGRAMS = frozenset({"quic"})
+_OVER_SOCKETS = frozenset({"h2"})
+
 Dialer = Callable[[Address, Trust, TransportOptions, str | None], Awaitable[Connection]]
+
+
+def takes_datagrams(transports: Iterable[str]) -> bool:
+    """Say whether any of the transports comes in datagrams, and needs a UDP address."""
+    return not _OVER_DATAGRAMS.isdisjoint(transports)
+
+
+def takes_sockets(transports: Iterable[str]) -> bool:
+    """Say whether any of the transports comes on accepted TCP sockets."""
+    return not _OVER_SOCKETS.isdisjoint(transports)
 
 
 async def listen_datagrams(
@@ -52,7 +65,7 @@ async def _dial_http2(
 
 
 DIALERS: Mapping[str, Dialer] = {"quic": _dial_quic, "h2": _dial_http2}
-"""Transport word to dialer: `dial(address, trust, options, proxy)` connects to one resolved address.
+"""Transport word to dialer: `dial(address, trust, options, proxy)` connects to one address.
 
 It returns once TLS has succeeded and the relay has been verified; raises DialFailed. Cancel-safe.
 """

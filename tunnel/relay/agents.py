@@ -1,0 +1,262 @@
+"""Clients' connections: registration, control stream, drain. One coroutine per connection."""
+
+import asyncio
+import secrets
+import socket
+from dataclasses import dataclass
+
+from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError, TunnelError
+from tunnel.log import Log, get_log, quoted
+from tunnel.protocol.fields import Reason
+from tunnel.protocol.heartbeat import Action
+from tunnel.protocol.messages import Bye, Drain, Hello, Ping, Pong, Serve, Serving, Welcome
+from tunnel.protocol.registration import VERSIONS, Claim, RelayRegistration
+from tunnel.relay.admission import Admission, Decision
+from tunnel.relay.limits import AddressCounts
+from tunnel.relay.registry import Claimant, Registry
+from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
+from tunnel.runtime.control import ControlChannel, keep_alive, part
+from tunnel.runtime.supervision import Crowd, first_of
+from tunnel.settings.values import RelaySettings
+from tunnel.stream import Connection, Listener
+from tunnel.tls.identity import authenticate
+from tunnel.tls.slots import CertificateSlot
+from tunnel.transport.doors import accept_socket
+from tunnel.transport.options import TransportOptions
+
+log = get_log(__name__)
+
+FEATURES = ("replica",)
+CONNECTIONS_PER_ADDRESS = 4096  # a whole fleet may sit behind one address
+UNREGISTERED_FACTOR = 10  # times `half_open`: how many may be registering at once
+HEARTBEAT_FULL = 2000  # connections up to which the heartbeat is as set; above, it slows down
+HEARTBEAT_SLOWEST = 30.0
+SUPERSEDED_RETRY = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What new connections are let in with."""
+
+    slot: CertificateSlot
+    options: TransportOptions
+
+
+class Agents:
+    """The relay's side of every client connection."""
+
+    def __init__(
+        self, settings: RelaySettings, registry: Registry, admission: Admission, doors: Doors
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._admission = admission
+        self._doors = doors
+        self._per_address = AddressCounts(CONNECTIONS_PER_ADDRESS)
+        self._unregistered = 0
+        self.crowd = Crowd("agent")
+
+    # -- letting in
+
+    async def accept_from(self, listener: Listener) -> None:
+        """Serve every connection of a listener, for ever."""
+        while True:
+            connection = await listener.accept()
+            self.crowd.start(self.serve(connection))
+
+    def take_socket(self, sock: socket.socket) -> None:
+        """Serve the client whose ClientHello waits unread on an accepted socket."""
+        self.crowd.start(self._serve_socket(sock))
+
+    async def _serve_socket(self, sock: socket.socket) -> None:
+        await self.serve(await accept_socket(sock, self._doors.slot, self._doors.options))
+
+    async def serve(self, connection: Connection) -> None:
+        """Register the connection, answer it until it ends, close it."""
+        try:
+            with self._per_address.place(connection.peer):
+                await self._serve(connection)
+        except Refused as refusal:
+            connection.close(refusal.code, refusal.message)
+        finally:
+            connection.close()
+
+    async def _serve(self, connection: Connection) -> None:
+        bound = log.bind(peer=connection.peer, transport=connection.binding.transport)
+        if self._unregistered >= self._settings.limits.half_open * UNREGISTERED_FACTOR:
+            raise Refused(Code.BUSY, "too many registrations under way")
+        self._unregistered += 1
+        try:
+            link = await self._register(connection, bound)
+        finally:
+            self._unregistered -= 1
+        if link is not None:
+            await self._live(link, bound.bind(session=link.session))
+
+    # -- registration
+
+    async def _register(self, connection: Connection, bound: Log) -> Link | None:
+        """Return the new link, or None once a client that got none was told why."""
+        registration = self._registration(connection)
+        channel: RelayChannel | None = None
+        try:
+            async with asyncio.timeout(self._settings.timeouts.register):
+                stream = await connection.open_stream()
+                channel = ControlChannel(stream, registration)
+                await channel.write(registration.greeting())
+                claim = await self._claim(channel)
+                return await self._welcome(connection, channel, claim)
+        except (TimeoutError, Refused, RemoteProtocolError) as error:
+            refusal = _as_refusal(error)
+            bound.warning("refused a client", code=refusal.code.word, reason=refusal.message)
+            if channel is None:
+                connection.close(refusal.code, refusal.message)
+            else:
+                retry_after = refusal.retry_after
+                await part(connection, channel, refusal.code, refusal.message, retry_after)
+        except ConnectionLost as loss:
+            bound.debug("lost before registration", reason=loss)
+        return None
+
+    def _registration(self, connection: Connection) -> RelayRegistration:
+        hello = Hello(VERSIONS, secrets.token_bytes(32), self._settings.name[:64], FEATURES)
+        binding = connection.binding
+        return RelayRegistration(hello, binding.transport, binding.leaf_hash, authenticate)
+
+    async def _claim(self, channel: RelayChannel) -> Claim:
+        event = await channel.receive()
+        if isinstance(event, Claim):
+            return event
+        raise ConnectionLost("left before it registered", Code.OK)
+
+    async def _welcome(self, connection: Connection, channel: RelayChannel, claim: Claim) -> Link:
+        decision = await self._admission.decide(claim, connection.peer)
+        is_replica = "replica" in claim.features
+        claimant = Claimant(claim.fingerprint, claim.instance, is_replica, connection, channel)
+        link = self._registry.join(claimant, decision)
+        try:
+            await channel.send(self._welcome_message(link, decision))
+        except BaseException:
+            self._registry.leave(link)
+            raise
+        log.info(
+            "registered",
+            session=link.session,
+            peer=connection.peer,
+            transport=connection.binding.transport,
+            names=",".join(decision.granted),
+            software=quoted(claim.software),
+        )
+        return link
+
+    def _welcome_message(self, link: Link, decision: Decision) -> Welcome:
+        return Welcome(
+            session=link.session.token,
+            granted=decision.granted,
+            refused={name: Reason(code) for name, code in decision.refused.items()},
+            heartbeat=self._heartbeat_interval(),
+            streams=decision.limits.streams,
+            observed=link.connection.peer,
+        )
+
+    def _heartbeat_interval(self) -> float:
+        interval = self._settings.timeouts.heartbeat
+        crowding = self._registry.connections / HEARTBEAT_FULL
+        return max(interval, min(interval * crowding, HEARTBEAT_SLOWEST))
+
+    # -- the registered life
+
+    async def _live(self, link: Link, bound: Log) -> None:
+        interval = self._heartbeat_interval()
+
+        def judge(action: Action) -> None:
+            self._judge(link, action, bound)
+
+        try:
+            await first_of(
+                lambda: self._answer(link, bound),
+                lambda: keep_alive(link.connection, link.channel, interval, judge),
+            )
+        except RemoteProtocolError as error:
+            bound.warning("peer broke the protocol", reason=error)
+            self._registry.leave(link)
+            await part(link.connection, link.channel, Code.PROTOCOL, str(error))
+        except ConnectionLost as loss:
+            bound.info("connection ended", reason=loss, code=loss.code.word)
+        finally:
+            self._registry.leave(link)
+
+    def _judge(self, link: Link, action: Action, bound: Log) -> None:
+        if action is Action.SUSPECT and link.state is LinkState.READY:
+            link.state = LinkState.SUSPECT
+            bound.info("no answer to a ping: out of rotation")
+        elif action is Action.RESTORE:
+            self._registry.resume(link)
+            bound.info("answers again: back in rotation")
+
+    async def _answer(self, link: Link, bound: Log) -> None:
+        """Answer the control stream until the client says goodbye."""
+        while True:
+            match await link.channel.receive():
+                case Serve() as wish:
+                    await self._serve_name(link, wish, bound)
+                case Ping(seq):
+                    await link.channel.send(Pong(seq))
+                case Bye(reason):
+                    bound.info("client left", code=reason)
+                    return
+
+    async def _serve_name(self, link: Link, wish: Serve, bound: Log) -> None:
+        kinds = Kinds(visitors=wish.visitors, challenge=wish.challenge)
+        outcome = self._registry.serve(link, wish.name, kinds)
+        for loser in outcome.superseded:
+            bound.info("took over", name=wish.name, superseded=loser)
+            self._dismiss(loser, wish.name)
+        reason = Reason(outcome.code) if outcome.code is not None else None
+        now = outcome.kinds
+        await link.channel.send(Serving(wish.name, now.visitors, now.challenge, reason))
+        bound.debug("serving", name=wish.name, visitors=now.visitors, challenge=now.challenge)
+
+    # -- ending
+
+    def _dismiss(self, loser: Session, name: str) -> None:
+        """Let a superseded session finish what runs; what runs without an answer moves on."""
+        for cut in tuple(loser.unanswered):
+            cut()
+        for link in loser.links:
+            self.crowd.start(self._drain(link, Code.SUPERSEDED, SUPERSEDED_RETRY, name))
+
+    async def _drain(self, link: Link, code: Code, retry_after: float, name: str = "") -> None:
+        """Ask the client to leave this connection; close it at the deadline."""
+        deadline = self._settings.drain_timeout
+        try:
+            async with asyncio.timeout(deadline):
+                if name:
+                    lost = Serving(name, visitors=False, challenge=False, reason=Reason(code))
+                    await link.channel.send(lost)
+                await link.channel.send(Drain(deadline, retry_after))
+                await link.connection.wait_closed()
+        except TimeoutError:
+            await part(link.connection, link.channel, code, retry_after=retry_after)
+        except TunnelError as error:
+            log.debug("lost while draining", reason=error)
+
+    def drain(self, retry_after: float) -> None:
+        """Ask every client to leave; no new stream goes to any of them."""
+        for link in self._registry.links:
+            link.state = LinkState.DRAINING
+            self.crowd.start(self._drain(link, Code.DRAINING, retry_after))
+
+    async def part_from_all(self) -> None:
+        """Say goodbye to every client that is left and close its connection."""
+        async with asyncio.TaskGroup() as group:
+            for link in self._registry.links:
+                group.create_task(part(link.connection, link.channel, Code.DRAINING))
+
+
+def _as_refusal(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, RemoteProtocolError):
+        return Refused(Code.PROTOCOL, str(error))
+    return Refused(Code.TIMEOUT, "registration took too long")

@@ -1,0 +1,71 @@
+"""Who has come to a TCP port: PROXY header and ClientHello, read before anything is decided."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from tunnel.protocol.hello import MAX_HELLO_BYTES, Arrival, ClientHello, parse_client_hello, sort
+from tunnel.protocol.proxy import V2_MAX_BYTES, parse_proxy_header
+from tunnel.settings.values import ListenerSettings
+from tunnel.stream import Address
+from tunnel.transport.demux import Peeker
+from tunnel.transport.doors import takes_sockets
+from tunnel.transport.tcp import address_of
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The two ends of a connection, as a trusted balancer reports them if there is one."""
+
+    peer: Address
+    local: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Who has come, from where, and what it wants; the ClientHello is still unread."""
+
+    kind: Arrival
+    caller: Caller
+    hello: ClientHello
+
+
+async def receive_guest(
+    sock: socket.socket,
+    listener: ListenerSettings,
+    timeout: float,
+    admit: Callable[[Address], None],
+) -> tuple[Guest, Peeker]:
+    """Return who has connected; nothing but a PROXY header was read off the socket then.
+
+    `admit` is called with the caller's address before the ClientHello is waited for, and may raise
+    Refused. Raises HelloRefused with the answer to give, RemoteProtocolError for a bad PROXY
+    header, TimeoutError, ConnectionLost, OSError.
+    """
+    caller = Caller(address_of(sock.getpeername()), address_of(sock.getsockname()))
+    peeker = Peeker(sock)
+    async with asyncio.timeout(timeout):
+        if _is_balancer(listener, caller.peer):
+            caller = await _read_proxy_header(peeker, caller)
+        admit(caller.peer)
+        hello = await peeker.until(parse_client_hello, MAX_HELLO_BYTES)
+    accepts_agents = listener.kind != "public" and takes_sockets(listener.transports)
+    return Guest(sort(hello, accepts_agents=accepts_agents), caller, hello), peeker
+
+
+def _is_balancer(listener: ListenerSettings, peer: Address) -> bool:
+    """Say whether a PROXY header is required from this peer."""
+    if not listener.proxy_protocol_from:
+        return False
+    address = ip_address(peer.host)
+    return any(address in network for network in listener.proxy_protocol_from)
+
+
+async def _read_proxy_header(peeker: Peeker, caller: Caller) -> Caller:
+    header = await peeker.until(parse_proxy_header, V2_MAX_BYTES)
+    peeker.consume(header.size)
+    if header.source is None or header.destination is None:  # the balancer's own health check
+        return caller
+    return Caller(Address(*header.source), Address(*header.destination))

@@ -1,0 +1,101 @@
+"""The relay's TCP ports: accept, tell clients from visitors, take visitors to their client."""
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import count
+
+from tunnel.errors import ConnectionLost, Refused, RemoteProtocolError
+from tunnel.log import get_log
+from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
+from tunnel.protocol.messages import StreamHeader, StreamKind, leading_alpn
+from tunnel.relay.arrivals import Guest, receive_guest
+from tunnel.relay.limits import AddressCounts
+from tunnel.relay.refusal import alert_for, turn_away
+from tunnel.relay.routing import Routing
+from tunnel.runtime.supervision import Crowd
+from tunnel.settings.values import ListenerSettings, RelaySettings
+from tunnel.stream import Address, Stream
+from tunnel.transport.tcp import TcpListener, wrap
+
+log = get_log(__name__)
+
+_KINDS = {Arrival.VISITOR: StreamKind.VISITOR, Arrival.VALIDATION: StreamKind.CHALLENGE}
+
+
+class Front:
+    """Meets everybody who connects by TCP."""
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        routing: Routing,
+        take_agent: Callable[[socket.socket], None],
+    ) -> None:
+        self._hello_timeout = settings.timeouts.client_hello
+        self._routing = routing
+        self._take_agent = take_agent
+        self._per_address = AddressCounts(settings.limits.visitors_per_address)
+        self._numbers = count(1)
+        self.crowd = Crowd("visitor")
+
+    async def accept_from(self, listener: TcpListener, settings: ListenerSettings) -> None:
+        """Meet everybody who comes to a listener, for ever."""
+        while True:
+            sock = await listener.accept()
+            self.crowd.start(self._meet(sock, settings))
+
+    async def _meet(self, sock: socket.socket, listener: ListenerSettings) -> None:
+        """Own the socket until somebody takes it over."""
+        with ExitStack() as places:
+
+            def admit(address: Address) -> None:
+                places.enter_context(self._per_address.place(address))
+
+            try:
+                guest, peeker = await receive_guest(sock, listener, self._hello_timeout, admit)
+                if guest.kind is Arrival.AGENT:
+                    self._take_agent(sock)
+                    return
+                hello = peeker.consume(guest.hello.size)
+            except HelloRefused as refusal:
+                log.debug("refused a visitor", reason=refusal)
+                await turn_away(await wrap(sock), refusal.answer)
+                return
+            except (TimeoutError, OSError, ConnectionLost, RemoteProtocolError, Refused) as error:
+                log.debug("no visitor came of a connection", reason=repr(error))
+                sock.close()
+                return
+            except BaseException:
+                sock.close()
+                raise
+            await self._forward(await wrap(sock), hello, guest, listener)
+
+    async def _forward(
+        self, visitor: Stream, hello: bytes, guest: Guest, listener: ListenerSettings
+    ) -> None:
+        """Take the visitor to its client, or tell it why not."""
+        try:
+            if listener.kind == "agents":
+                await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
+            else:
+                await self._routing.forward(visitor, hello, self._header(guest))
+        except Refused as refusal:
+            log.debug("visitor not served", name=guest.hello.server_name, reason=refusal)
+            answer = alert_for(refusal.code)
+            if answer is not None:
+                await turn_away(visitor, answer)
+            else:
+                visitor.abort(refusal.code)
+        finally:
+            visitor.abort()
+
+    def _header(self, guest: Guest) -> StreamHeader:
+        return StreamHeader(
+            kind=_KINDS[guest.kind],
+            id=f"{next(self._numbers):x}",
+            name=guest.hello.required_name,
+            peer=guest.caller.peer,
+            local=guest.caller.local,
+            alpn=leading_alpn(guest.hello.alpn),
+        )

@@ -1,0 +1,43 @@
+"""Sending a visitor away so that the answer really reaches it."""
+
+import asyncio
+
+from tunnel.errors import Code, StreamReset
+from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, alert
+from tunnel.stream import Stream
+
+INTERNAL_ERROR_ALERT = alert(80)  # RFC 8446 §6.2
+_LINGER_TIMEOUT = 1.0
+_DROPPED_BYTES = 64 * 1024
+
+_ALERTS = {
+    Code.NOT_SERVING: UNRECOGNIZED_NAME_ALERT,
+    Code.BUSY: INTERNAL_ERROR_ALERT,
+    Code.TIMEOUT: INTERNAL_ERROR_ALERT,
+    Code.DRAINING: INTERNAL_ERROR_ALERT,
+    Code.SUPERSEDED: INTERNAL_ERROR_ALERT,
+}
+
+
+def alert_for(code: Code) -> bytes | None:
+    """Return the TLS alert for a visitor that nobody answered; None where only a cut is honest."""
+    return _ALERTS.get(code)
+
+
+async def turn_away(visitor: Stream, answer: bytes) -> None:
+    """Send `answer`, wait a moment for the visitor to close, close.
+
+    What the visitor has still in flight is read and dropped: closing a socket with unread bytes
+    makes the kernel send RST, and an RST overtakes the answer.
+    """
+    try:
+        async with asyncio.timeout(_LINGER_TIMEOUT):
+            await visitor.send(answer)
+            await visitor.finish()
+            dropped = 0
+            while dropped < _DROPPED_BYTES and (data := await visitor.receive()):
+                dropped += len(data)
+    except (TimeoutError, StreamReset):
+        pass  # it did not wait for the answer, or waits for more
+    finally:
+        visitor.abort()

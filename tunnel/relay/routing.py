@@ -1,0 +1,147 @@
+"""From a visitor's ClientHello to the client that serves the name, and on until both have ended."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tunnel.errors import Code, ConnectionLost, Refused, StreamReset
+from tunnel.log import get_log
+from tunnel.protocol.frames import HEADER_LIMIT, frame
+from tunnel.protocol.messages import StreamHeader, StreamKind, encode
+from tunnel.relay.limits import ClientUse
+from tunnel.relay.registry import Registry
+from tunnel.relay.replay import ReplayableVisitor
+from tunnel.relay.sessions import Link, Session
+from tunnel.relay.throttle import ThrottledStream
+from tunnel.runtime.supervision import first_of
+from tunnel.settings.values import RelayTimeouts
+from tunnel.stream import Stream, splice
+
+log = get_log(__name__)
+
+REOPENINGS = 3
+REOPENABLE = frozenset(
+    {Code.NOT_SERVING, Code.DRAINING, Code.BUSY, Code.SUPERSEDED, Code.TIMEOUT, Code.REVOKED}
+)
+
+
+class Routing:
+    """Takes visitors to the clients that serve their names."""
+
+    def __init__(self, timeouts: RelayTimeouts, registry: Registry) -> None:
+        self._timeouts = timeouts
+        self._registry = registry
+
+    async def forward(self, visitor: Stream, hello: bytes, header: StreamHeader) -> None:
+        """Forward until both sides have ended; `hello` was read from the visitor already.
+
+        Raises Refused if nobody answered: the visitor is untouched then. Otherwise the visitor
+        has ended or was cut.
+        """
+        tried: set[Link] = set()
+        link = await self._find(header, tried)
+        use = link.session.use
+        await self._take_place(use)
+        with use.stream_place():
+            replay = ReplayableVisitor(visitor, hello, asyncio.get_running_loop().time)
+            while failure := await self._attempt(replay, link, header):
+                tried.add(link)
+                if not replay.is_replayable:
+                    return
+                if len(tried) > REOPENINGS or not self._may_reopen(link, failure):
+                    raise Refused(failure)
+                log.debug("reopening a visitor's stream", id=header.id, reason=failure.word)
+                link = await self._find(header, tried)
+                replay.rewind()
+
+    @staticmethod
+    def _may_reopen(link: Link, failure: Code) -> bool:
+        return failure in REOPENABLE or link.connection.is_closed
+
+    async def _find(self, header: StreamHeader, tried: set[Link]) -> Link:
+        """Return a link for the stream; holds the visitor of an expected name for a moment."""
+        challenge = header.kind is StreamKind.CHALLENGE
+        link = self._registry.route(header.name, challenge=challenge, without=tried)
+        if link is not None:
+            return link
+        if challenge or not self._registry.is_expected(header.name):
+            raise Refused(Code.NOT_SERVING)
+        try:
+            async with asyncio.timeout(self._timeouts.visitor_hold):
+                while link is None:
+                    await self._registry.served(header.name)
+                    link = self._registry.route(header.name, without=tried)
+        except TimeoutError:
+            raise Refused(Code.NOT_SERVING, "nobody came to serve the name") from None
+        return link
+
+    async def _take_place(self, use: ClientUse) -> None:
+        try:
+            async with asyncio.timeout(self._timeouts.open_stream):
+                await use.wait_for_place()
+        except TimeoutError:
+            raise Refused(Code.BUSY, "the client has no place for one more stream") from None
+
+    async def _attempt(
+        self, replay: ReplayableVisitor, link: Link, header: StreamHeader
+    ) -> Code | None:
+        """Forward over one link; return why it failed, or None after a clean end."""
+        link.streams += 1
+        try:
+            far = await self._open(link, header)
+            with _unanswered(link.session, replay, far):
+                await self._splice(replay, far, link.session.use)
+        except StreamReset as reset:
+            return reset.code
+        except ConnectionLost as loss:
+            return loss.code
+        except TimeoutError:
+            return Code.TIMEOUT
+        finally:
+            link.streams -= 1
+        return None
+
+    async def _open(self, link: Link, header: StreamHeader) -> Stream:
+        async with asyncio.timeout(self._timeouts.open_stream):
+            far = await link.connection.open_stream()
+            try:
+                await far.send(frame(encode(header), HEADER_LIMIT))
+            except BaseException:
+                far.abort(Code.TIMEOUT)
+                raise
+            return far
+
+    async def _splice(self, replay: ReplayableVisitor, far: Stream, use: ClientUse) -> None:
+        linger, idle = self._timeouts.linger, self._timeouts.idle_visitor
+        paced = ThrottledStream(far, use.bucket) if use.bucket is not None else far
+        if idle is None:
+            await splice(replay, paced, linger)
+        else:
+            await first_of(
+                lambda: splice(replay, paced, linger),
+                lambda: _expire(replay, idle),
+            )
+
+
+@contextmanager
+def _unanswered(session: Session, replay: ReplayableVisitor, far: Stream) -> Iterator[None]:
+    """Let the session's successor take the stream over as long as nothing has come back."""
+
+    def cut() -> None:
+        if replay.is_replayable:
+            far.abort(Code.SUPERSEDED)
+
+    session.unanswered.add(cut)
+    try:
+        yield
+    finally:
+        session.unanswered.discard(cut)
+
+
+async def _expire(replay: ReplayableVisitor, idle: float) -> None:
+    """Return once no byte has passed for `idle` seconds."""
+    now = asyncio.get_running_loop().time
+    left = idle
+    while left > 0:
+        await asyncio.sleep(left)
+        left = replay.last_active + idle - now()

@@ -1,0 +1,186 @@
+"""The relay as a whole: what it is made of, how it starts, how it ends."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tunnel.errors import ListenFailed
+from tunnel.log import get_log
+from tunnel.protocol.names import client_id
+from tunnel.relay.admission import Admission, SettingsAdmission
+from tunnel.relay.agents import Agents, Doors
+from tunnel.relay.front import Front
+from tunnel.relay.known_keys import KnownKeys
+from tunnel.relay.registry import Registry
+from tunnel.relay.routing import Routing
+from tunnel.relay.state import own_names, prepare_state, relay_certificate, reset_key
+from tunnel.runtime.supervision import Work, first_of
+from tunnel.settings.values import ListenerSettings, RelaySettings
+from tunnel.stream import Address, Listener
+from tunnel.tls.slots import CertificateSlot
+from tunnel.transport.doors import listen_datagrams, takes_datagrams, takes_sockets
+from tunnel.transport.options import TransportOptions
+from tunnel.transport.parking import ParkingBudget
+from tunnel.transport.tcp import TcpListener, reason_of
+
+log = get_log(__name__)
+
+RETRY_AFTER_DRAIN = 1.0  # seconds after which clients may come back: a restart takes about that
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One listening socket and the settings it came from."""
+
+    settings: ListenerSettings
+    socket: TcpListener | Listener
+
+    @property
+    def address(self) -> Address:
+        """The address really bound."""
+        return self.socket.address
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a relay that has just begun to listen says of itself."""
+
+    pin: bytes
+    listeners: tuple[Bound, ...]
+
+    def address_of(self, *kinds: str) -> Address:
+        """Return the first address of a listener of one of these kinds."""
+        return next(bound.address for bound in self.listeners if bound.settings.kind in kinds)
+
+
+class Relay:
+    """A relay on `settings`: `run` it until `stop` is set.
+
+    `admission` takes the place of the settings' own rules; `on_open` is called once everything
+    listens. Raises SettingsError if keys, certificates or the state directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        *,
+        admission: Admission | None = None,
+        on_open: Callable[[Opening], None] | None = None,
+    ) -> None:
+        prepare_state(settings.state_dir)
+        self._settings = settings
+        self._on_open = on_open
+        certificate = relay_certificate(settings)
+        self._doors = Doors(CertificateSlot(certificate), _options(settings))
+        if admission is None:
+            known = KnownKeys(settings.state_dir / "known-keys")
+            admission = SettingsAdmission(settings, own_names(settings, certificate), known)
+        self._admission = admission
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listen and serve until `stop` is set, then drain. Raises ListenFailed."""
+        settings = self._settings
+        clock = asyncio.get_running_loop().time
+        registry = Registry(settings.limits.connections, _expected_names(settings), clock)
+        agents = Agents(settings, registry, self._admission, self._doors)
+        front = Front(settings, Routing(settings.timeouts, registry), agents.take_socket)
+        bound = await self._listen()
+        try:
+            async with agents.crowd, front.crowd:
+                if self._on_open is not None:
+                    self._on_open(Opening(self._doors.slot.current.pin, tuple(bound)))
+                accepting = (self._accept(each, agents, front) for each in bound)
+                await first_of(lambda: _wait(stop), *accepting)
+                await _close(bound)
+                await self._drain(agents, front)
+        finally:
+            await _close(bound)
+
+    async def _listen(self) -> list[Bound]:
+        """Bind every address, or none: raises ListenFailed."""
+        bound: list[Bound] = []
+        try:
+            for listener in self._settings.listeners.values():
+                for address in listener.listen:
+                    bound += await self._bind(listener, address)
+        except BaseException:
+            await _close(bound)
+            raise
+        return bound
+
+    async def _bind(self, listener: ListenerSettings, address: Address) -> list[Bound]:
+        bound: list[Bound] = []
+        serves_agents = listener.kind != "public"
+        try:
+            if listener.kind != "agents" or takes_sockets(listener.transports):
+                bound.append(Bound(listener, TcpListener(address)))
+                # Port 0 is chosen once, and both protocols of an agents listener share it.
+                address = Address(address.host, bound[0].address.port)
+            if serves_agents and takes_datagrams(listener.transports):
+                doors = self._doors
+                datagrams = await listen_datagrams(address, doors.slot, doors.options)
+                bound.append(Bound(listener, datagrams))
+        except OSError as fault:
+            await _close(bound)
+            message = f"listeners.{listener.name}: cannot listen on {address}: {reason_of(fault)}"
+            raise ListenFailed(message) from fault
+        log.info("listening", listener=listener.name, kind=listener.kind, address=address)
+        return bound
+
+    @staticmethod
+    def _accept(bound: Bound, agents: Agents, front: Front) -> Work:
+        """Return what accepts for ever from one socket."""
+        if isinstance(bound.socket, TcpListener):
+            listener = bound.socket
+            return lambda: front.accept_from(listener, bound.settings)
+        datagrams = bound.socket
+        return lambda: agents.accept_from(datagrams)
+
+    async def _drain(self, agents: Agents, front: Front) -> None:
+        """Let what runs finish, at most `drain_timeout` seconds, and say goodbye to clients."""
+        log.info("draining", visitors=len(front.crowd), clients=len(agents.crowd))
+        agents.drain(RETRY_AFTER_DRAIN)
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout):
+                await front.crowd.emptied()
+        except TimeoutError:
+            log.warning("visitors cut at the end of the drain", visitors=len(front.crowd))
+            front.crowd.cancel()
+        await agents.part_from_all()
+        agents.crowd.cancel()
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _close(bound: list[Bound]) -> None:
+    while bound:
+        listener = bound.pop().socket
+        if isinstance(listener, TcpListener):
+            listener.close()
+        else:
+            await listener.close()
+
+
+def _options(settings: RelaySettings) -> TransportOptions:
+    return TransportOptions(
+        flow=settings.flow,
+        quic=settings.quic,
+        budget=ParkingBudget(settings.limits.buffer_total),
+        half_open=settings.limits.half_open,
+        handshake_timeout=settings.timeouts.register,
+        reset_key=reset_key(settings.state_dir),
+    )
+
+
+def _expected_names(settings: RelaySettings) -> set[str]:
+    """Return the names that the settings grant to somebody: their visitors are worth holding."""
+    names: set[str] = set()
+    for grant in settings.clients.values():
+        if grant.enabled:
+            names.update(name for name in grant.names if not name.startswith("*."))
+            for suffix in grant.suffixes:
+                bits = settings.suffixes[suffix].id_bits
+                names.update(f"{client_id(grant.fingerprint, each)}.{suffix}" for each in bits)
+    return names
