@@ -191,10 +191,10 @@ class Field:
 class Schema(Generic[T]):
     """Reads and writes one class of the above."""
 
-    __slots__ = ("_make", "fields", "word")
+    __slots__ = ("fields", "make", "word")
 
     def __init__(self, make: type[T]) -> None:
-        self._make = make
+        self.make = make
         self.word = make.__name__.lower()
         hints = get_type_hints(make, include_extras=True)
         self.fields = tuple(
@@ -204,7 +204,7 @@ class Schema(Generic[T]):
 
     def read(self, members: Mapping[str, object]) -> T:
         """Return the message that a JSON object is; raises RemoteProtocolError."""
-        return self._make(**{each.attribute: self._read(each, members) for each in self.fields})
+        return self.make(**{each.attribute: self._read(each, members) for each in self.fields})
 
     def write(self, message: T) -> dict[str, object]:
         """Return the JSON object; raises LocalProtocolError for what a peer would not accept."""
