@@ -155,8 +155,8 @@ def prefixes(environment: Mapping[str, str]) -> Iterator[str]:
         root = environment.get(variable, "").split(":")[0]  # systemd may list several
         if root:
             yield os.path.join(os.path.abspath(root), "quic-tunnel-")
-    home = os.path.expanduser("~")  # of the user database where HOME is not set
-    if os.path.isabs(home):
+    home = environment.get("HOME", os.path.expanduser("~"))  # of the user database if unset
+    if os.path.isabs(home) and os.path.isdir(home):  # a home that is missing is not ours to make
         yield os.path.join(home, ".cache", "quic-tunnel-")
     for root in (environment.get("TMPDIR", ""), "/tmp", "/var/tmp"):  # noqa: S108 - see _hold
         if root:
