@@ -52,14 +52,18 @@ def read_private(path: Path) -> bytes:
     it is open to others.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(path, "rb", opener=_open_at_once) as file:
+            _require_private(path, os.fstat(file.fileno()))
+            return file.read(SIZE_LIMIT)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
-    with open(descriptor, "rb") as file:
-        _require_private(path, os.fstat(descriptor))
-        return file.read(SIZE_LIMIT)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for the writer of a named pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _require_private(path: Path, status: os.stat_result) -> None:

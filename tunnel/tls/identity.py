@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     ECDSA,
     SECP256R1,
@@ -36,6 +36,8 @@ from tunnel.tls.files import create_private, make_private_directory, read_privat
 IdentityKey = EllipticCurvePrivateKey | Ed25519PrivateKey
 IdentityPublicKey = EllipticCurvePublicKey | Ed25519PublicKey
 
+# What the library raises for bytes that are no key: InternalError for some of a wrong length.
+UNREADABLE = (ValueError, UnsupportedAlgorithm, InternalError)
 EXPECTED = "expected a P-256 or Ed25519 private key, PKCS#8, PEM or DER, without a passphrase"
 
 
@@ -114,7 +116,7 @@ def parse(content: bytes) -> Identity:
         key = read(content, password=None)
     except TypeError:  # how the library says that a password is needed
         raise ValueError(f"is encrypted: {EXPECTED}") from None
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise ValueError(f"is not a readable key: {EXPECTED}") from None
     if isinstance(key, Ed25519PrivateKey):
         return Identity(key)
@@ -154,7 +156,7 @@ def authenticate(spki: bytes, signature: bytes, message: bytes) -> bytes:
 def _decode(spki: bytes) -> IdentityPublicKey:
     try:
         key = load_der_public_key(spki)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise Refused(Code.UNAUTHORIZED, "the key cannot be read") from None
     if isinstance(key, EllipticCurvePublicKey):
         if not isinstance(key.curve, SECP256R1):
