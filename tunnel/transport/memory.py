@@ -107,6 +107,10 @@ class MemoryConnection:
         self._arrivals: Queue[MemoryStream] = Queue()
         self._closed: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed.done()
+
     async def open_stream(self) -> Stream:
         await self._places.take()
         near, far = MemoryStream(self), MemoryStream(self.far)

@@ -198,6 +198,31 @@ async def _connect(target: Address | Path) -> TcpStream:
     return stream
 
 
+async def connect_socket(address: Address, timeout: float) -> socket.socket:
+    """Return a connected non-blocking socket to a TCP address or the first that its name has.
+
+    Raises DialFailed. Cancel-safe.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            [(family, kind, protocol, _, name), *_] = await loop.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM
+            )
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                await loop.sock_connect(sock, name)
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+    except TimeoutError as error:
+        raise DialFailed(f"cannot connect to {address}: no answer within {timeout:g} s") from error
+    except OSError as error:
+        raise DialFailed(f"cannot connect to {address}: {reason_of(error)}") from error
+
+
 def tune(sock: socket.socket) -> None:
     """Set what each stream's socket has: no Nagle delay, and keep-alive to notice the dead."""
     if sock.family == socket.AF_UNIX:
@@ -221,7 +246,7 @@ def reason_of(error: OSError) -> str:
     """Return what went wrong in a few words, for an operator to read."""
     number = error.errno or 0
     # Resolver errors are negative, and asyncio's report on several addresses has no number.
-    return os.strerror(number).lower() if number > 0 else str(error)
+    return os.strerror(number).lower() if number > 0 else error.strerror or str(error)
 
 
 class TcpListener:

@@ -78,6 +78,10 @@ class Places:
         self._free = total
         self._queue: Queue[None] = Queue()
 
+    def limit(self, total: int) -> None:
+        """Allow no more than `total` places; to be called before any is taken."""
+        self._free = min(self._free, total)
+
     async def take(self) -> None:
         """Take a place, waiting for one that is freed. Cancel-safe; raises ConnectionLost."""
         if self._free:

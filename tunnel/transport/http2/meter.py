@@ -1,0 +1,82 @@
+"""The look at each frame's header before anything is buffered, and the limits on floods.
+
+Sans-I/O. h2 has neither: it buffers a frame of 16 MiB before it judges its length, and answers
+any number of PINGs (CVE-2019-9512 and its kin, CVE-2023-44487).
+"""
+
+from tunnel.errors import RemoteProtocolError
+
+HEADER_BYTES = 9  # RFC 9113 §4.1
+PREFACE_BYTES = 24  # RFC 9113 §3.4; what it says is for h2 to judge
+DATA, RST_STREAM, SETTINGS, PING = 0, 3, 4, 6
+KNOWN_KINDS = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 9})  # without PRIORITY and extensions
+END_STREAM = 1
+
+MAX_PER_SECOND = {RST_STREAM: 100, SETTINGS: 50, PING: 100}
+MAX_USELESS_PER_SECOND = 100
+USELESS = -1  # DATA without bytes or end, and frames this protocol has no use for
+PERIOD = 1.0  # seconds
+
+
+class FrameMeter:
+    """Follows the frames of one direction of one connection through arbitrary pieces of bytes."""
+
+    __slots__ = ("_counts", "_max_bytes", "_partial", "_since", "_skip")
+
+    def __init__(self, max_bytes: int, *, has_preface: bool) -> None:
+        self._max_bytes = max_bytes
+        self._skip = PREFACE_BYTES if has_preface else 0  # bytes until the next header
+        self._partial = b""
+        self._since = float("-inf")
+        self._counts: dict[int, int] = {}
+
+    def inspect(self, data: bytes, now: float) -> None:
+        """Look at all frames that begin in `data`; raises RemoteProtocolError if one must not."""
+        if now - self._since >= PERIOD:
+            self._since = now
+            self._counts.clear()
+        position, end = self._skip, len(data)
+        while position < end:
+            missing = HEADER_BYTES - len(self._partial)
+            header = self._partial + data[position : position + missing]
+            position += missing
+            if len(header) < HEADER_BYTES:
+                self._partial = header
+                position = end
+                break
+            self._partial = b""
+            position += self._measure(header)
+        self._skip = position - end
+
+    def excuse_reset(self) -> None:
+        """Do not count one RST_STREAM: it has cut a stream that was open.
+
+        There are no more of these than streams. A thousand visitors that leave at once are no
+        flood, and no visitor may bring a connection down.
+        """
+        self._counts[RST_STREAM] = self._counts.get(RST_STREAM, 0) - 1
+
+    def check_resets(self) -> None:
+        """Raise RemoteProtocolError if too many RST_STREAMs were not excused."""
+        if self._counts.get(RST_STREAM, 0) > MAX_PER_SECOND[RST_STREAM]:
+            raise RemoteProtocolError("flood of RST_STREAM frames")
+
+    def _measure(self, header: bytes) -> int:
+        size, kind = int.from_bytes(header[:3]), header[3]
+        if size > self._max_bytes:
+            raise RemoteProtocolError(f"frame of {size} bytes, {self._max_bytes} are allowed")
+        if kind not in KNOWN_KINDS or (kind == DATA and not size and not header[4] & END_STREAM):
+            self._count(USELESS, MAX_USELESS_PER_SECOND)
+        elif kind in {SETTINGS, PING}:
+            self._count(kind, MAX_PER_SECOND[kind])
+        elif kind == RST_STREAM:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+        return size
+
+    def _count(self, kind: int, most: int) -> None:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if self._counts[kind] > most:
+            raise RemoteProtocolError(f"flood of {FLOOD_NAMES[kind]} frames")
+
+
+FLOOD_NAMES = {SETTINGS: "SETTINGS", PING: "PING", USELESS: "empty"}
