@@ -1,0 +1,27 @@
+"""What every end-to-end test may ask for."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.targets import pages
+from tests.e2e.world import World, new_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """Return an empty world; on failure its logs are shown."""
+    with new_world(tmp_path) as made:
+        yield made
+        for process in made.processes:
+            text = f"== {process.name}\n{process.printed()}{process.logged()[-20_000:]}\n"
+            sys.stdout.write(text)
+
+
+@pytest.fixture
+def target() -> Iterator[str]:
+    """Return the address of a web service."""
+    with pages() as address:
+        yield address

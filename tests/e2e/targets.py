@@ -1,0 +1,105 @@
+"""Services behind the client, in threads of the test's own process."""
+
+import hashlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@cache
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Return `size` bytes that look random and are the same every time."""
+    blocks = (hashlib.sha256(f"{seed}/{n}".encode()).digest() for n in range(size // 32 + 1))
+    return b"".join(blocks)[:size]
+
+
+class _Pages(BaseHTTPRequestHandler):
+    """`/` a greeting, `/bytes/N` the first N bytes of the pattern, POST the hash of the body."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        kind, _, number = self.path.strip("/").partition("/")
+        body = pattern(int(number)) if kind == "bytes" else b"hello through the tunnel\n"
+        self._answer(body)
+
+    def do_POST(self) -> None:
+        left, digest = int(self.headers["Content-Length"]), hashlib.sha256()
+        while left:
+            part = self.rfile.read(min(left, 1 << 16))
+            if not part:
+                return
+            digest.update(part)
+            left -= len(part)
+        self._answer(digest.hexdigest().encode())
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its signature
+        """Stay silent."""
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1024
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A visitor that went away is no news."""
+
+
+@contextmanager
+def pages() -> Iterator[str]:
+    """Serve pages; yields the target's address."""
+    server = _Server(("127.0.0.1", 0), _Pages)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def sockets(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Call `serve` with each accepted socket, in a thread of its own; yields the address."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.settimeout(0.1)
+    stopping = threading.Event()
+
+    def handle(sock: socket.socket) -> None:
+        with sock, suppress(OSError):  # what the test looks at is the other end
+            serve(sock)
+
+    def accept() -> None:
+        while not stopping.is_set():
+            try:
+                sock, _ = listener.accept()
+            except TimeoutError:
+                continue
+            sock.settimeout(60)
+            threading.Thread(target=handle, args=(sock,), daemon=True).start()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stopping.set()
+        thread.join()
+        listener.close()
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes, and finish when the other end does."""
+    while part := sock.recv(1 << 16):
+        sock.sendall(part)
+    sock.shutdown(socket.SHUT_WR)

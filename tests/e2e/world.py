@@ -1,0 +1,251 @@
+"""Real relays and clients as processes, from TOML files, over loopback.
+
+A test asks for a `World`, starts what it needs, and everything is gone when it ends. Processes run
+the zipapps of dist/; with TUNNEL_FROM_SOURCE=1 they run the package of this tree instead, which
+saves the build while writing tests.
+"""
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SUFFIX = "t.test"
+START_TIMEOUT = 20.0  # seconds; a first start also unpacks the zipapp
+
+
+def program(name: str) -> list[str]:
+    """Return the command that runs `relay` or `client`."""
+    if os.environ.get("TUNNEL_FROM_SOURCE"):
+        return [sys.executable, "-m", f"tunnel.{name}"]
+    return [sys.executable, str(ROOT / "dist" / f"{name}.pyz")]
+
+
+def free_port() -> int:
+    """Return a port that is free for TCP and UDP on loopback just now."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            try:
+                udp.bind(tcp.getsockname())
+            except OSError:
+                continue
+            port: int = tcp.getsockname()[1]
+            return port
+
+
+class Process:
+    """A running relay or client: its output goes to files, which `wait_for` watches."""
+
+    def __init__(self, command: Sequence[str], folder: Path, name: str) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self.results = folder / f"{name}.out"
+        with self.log.open("ab") as log, self.results.open("ab") as results:
+            self._log_start, self._results_start = log.tell(), results.tell()
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=results,
+                stderr=log,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+            )
+
+    def logged(self) -> str:
+        """Return what this process has written to stderr."""
+        return self.log.read_bytes()[self._log_start :].decode()
+
+    def printed(self) -> str:
+        """Return what this process has written to stdout."""
+        return self.results.read_bytes()[self._results_start :].decode()
+
+    def wait_for(self, pattern: str, timeout: float = START_TIMEOUT) -> re.Match[str]:
+        """Return the first match in log or results; fails if it ends or takes too long."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = re.search(pattern, self.printed() + self.logged())
+            if found:
+                return found
+            ended = self.popen.poll() is not None
+            if ended or time.monotonic() > deadline:
+                why = f"ended with {self.popen.returncode}" if ended else f"{timeout} s passed"
+                raise AssertionError(f"{self.name}: no {pattern!r}, {why}:\n{self.logged()}")
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.popen.send_signal(number)
+
+    def wait(self, timeout: float = 40.0) -> int:
+        """Return the exit status; fails if it takes too long."""
+        return self.popen.wait(timeout)
+
+    def stop(self, timeout: float = 40.0) -> int:
+        """Ask it to stop and return the exit status."""
+        self.popen.terminate()
+        return self.wait(timeout)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def rss_bytes(self) -> int:
+        """Return the resident memory."""
+        pages = Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time used so far."""
+        row = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(row[11]) + int(row[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self) -> int:
+        """Return how many files it has open."""
+        return len(os.listdir(f"/proc/{self.popen.pid}/fd"))
+
+
+@dataclass
+class Relay:
+    """A relay's ports and its process, which may be restarted on the same settings."""
+
+    world: "World"
+    name: str
+    settings: Path
+    agents_port: int
+    public_port: int
+    process: Process
+
+    @property
+    def pin(self) -> str:
+        """The pin that clients trust it by."""
+        return self.process.wait_for(r"--pin (sha256:[0-9a-f]{64})")[1]
+
+    def restart(self) -> None:
+        """Start it again, with the same settings and state, after it has ended."""
+        self.process = self.world.run("relay", self.settings, self.name)
+        self.process.wait_for(r"--pin sha256")
+
+
+@dataclass
+class Client:
+    """A client's process and what it printed of its endpoints."""
+
+    world: "World"
+    name: str
+    settings: Path
+    state: Path
+    process: Process
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs printed so far, in order."""
+        return re.findall(r"URL: (https://\S+)", self.process.printed())
+
+    @property
+    def host(self) -> str:
+        """The host name of its first URL; waits until it serves."""
+        return self.process.wait_for(r"URL: https://([^:/\s]+)")[1]
+
+    def restart(self) -> None:
+        """Start it again, with the same settings and state, after it has ended."""
+        self.process = self.world.run("client", self.settings, self.name)
+
+    def trust(self) -> ssl.SSLContext:
+        """Return a context that trusts this client's self-signed certificates and nothing else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata="\n".join(self.certificates()))
+        return context
+
+    def certificates(self) -> list[str]:
+        """Return the PEM certificates that it keeps in its state directory."""
+        pattern = r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----"
+        files = (path.read_text() for path in sorted(self.state.rglob("*.pem")))
+        return [found for text in files for found in re.findall(pattern, text, re.DOTALL)]
+
+
+@dataclass
+class World:
+    """Everything one test has started."""
+
+    folder: Path
+    processes: list[Process] = field(default_factory=list)
+
+    def run(self, what: str, settings: Path, name: str, *arguments: str) -> Process:
+        """Start `relay` or `client` on a settings file."""
+        command = [*program(what), "-c", str(settings), *arguments]
+        process = Process(command, self.folder, name)
+        self.processes.append(process)
+        return process
+
+    def relay(
+        self, name: str = "relay", *, extra: str = "", suffix: str = 'access = "open"'
+    ) -> Relay:
+        """Start a relay: agents on one port, visitors on another; `extra` is more TOML."""
+        agents, public = free_port(), free_port()
+        settings = self.folder / f"{name}.toml"
+        settings.write_text(
+            f'[relay]\nname = "{name}"\nstate_dir = "{name}-state"\n'
+            f'[listeners.agents]\nkind = "agents"\nlisten = ["127.0.0.1:{agents}"]\n'
+            f'[listeners.public]\nkind = "public"\nlisten = ["127.0.0.1:{public}"]\n'
+            f'[suffixes."{SUFFIX}"]\npublic_port = {public}\n{suffix}\n{extra}\n'
+        )
+        process = self.run("relay", settings, name)
+        relay = Relay(self, name, settings, agents, public, process)
+        assert relay.pin
+        return relay
+
+    def client(
+        self,
+        *relays: Relay,
+        target: str,
+        name: str = "client",
+        options: str = "",
+        endpoint: str = "",
+        extra: str = "",
+    ) -> Client:
+        """Start a client of the relays with one endpoint; the texts are more TOML of each table.
+
+        Returns at once; `host` waits until it serves.
+        """
+        servers = "".join(
+            f'[servers.{relay.name}]\naddress = "127.0.0.1:{relay.agents_port}"\n'
+            f'pin = "{relay.pin}"\n'
+            for relay in relays
+        )
+        settings = self.folder / f"{name}.toml"
+        settings.write_text(
+            f'[client]\nstate_dir = "{name}-state"\n{options}\n{servers}'
+            f'[keypairs.primary]\nfile = "{name}.key"\n'
+            f'[endpoints.web]\nkeypair = "primary"\nsuffix = "{SUFFIX}"\ntarget = "{target}"\n'
+            + ("" if "certificate" in endpoint else 'certificate = "self-signed"\n')
+            + f"{endpoint}\n{extra}\n"
+        )
+        process = self.run("client", settings, name)
+        return Client(self, name, settings, self.folder / f"{name}-state", process)
+
+    def end(self) -> None:
+        """End every process that is still running."""
+        for process in self.processes:
+            if process.popen.poll() is None:
+                process.kill()
+
+
+@contextmanager
+def new_world(folder: Path) -> Iterator[World]:
+    """Return an empty world that ends with the block."""
+    world = World(folder)
+    try:
+        yield world
+    finally:
+        world.end()

@@ -1,0 +1,68 @@
+"""A registry with links over the memory transport, for scenes in which nobody registers."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+from tunnel.protocol.messages import Hello
+from tunnel.protocol.registration import RelayRegistration
+from tunnel.relay.admission import Decision
+from tunnel.relay.registry import Claimant, Registry
+from tunnel.relay.sessions import Kinds, Link
+from tunnel.runtime.control import ControlChannel
+from tunnel.settings.values import ClientLimits
+from tunnel.stream import Connection
+from tunnel.transport.memory import MemoryStream, memory_pair
+
+NAME = "a.t.test"
+VISITORS = Kinds(visitors=True, challenge=False)
+CHALLENGE = Kinds(visitors=False, challenge=True)
+KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+
+
+def in_loop(scene: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test that needs a running loop."""
+
+    @wraps(scene)
+    def run(*args: object, **kwargs: object) -> None:
+        asyncio.run(scene(*args, **kwargs))
+
+    return run
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Scene:
+    """Joins clients to a registry; `far_ends` are the clients' connections, in order."""
+
+    expected: tuple[str, ...] = ()
+    connections: int = 100
+    limits: ClientLimits = field(default_factory=ClientLimits)
+    clock: Clock = field(default_factory=Clock)
+    far_ends: list[Connection] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.registry = Registry(self.connections, self.expected, self.clock)
+
+    def join(
+        self, instance: bytes = b"1" * 16, key: bytes = KEY, *, is_replica: bool = False
+    ) -> Link:
+        near, far = memory_pair()
+        self.far_ends.append(far)
+        hello = Hello((1,), bytes(32), "relay", ())
+        registration = RelayRegistration(hello, "memory", bytes(32), lambda *_: key)
+        channel = ControlChannel(MemoryStream(near), registration)
+        claimant = Claimant(key, instance, is_replica, near, channel)
+        return self.registry.join(claimant, Decision({NAME: 443}, limits=self.limits))
+
+    def serve(self, link: Link, kinds: Kinds = VISITORS, name: str = NAME) -> object:
+        return self.registry.serve(link, name, kinds).code
