@@ -57,6 +57,10 @@ def test_brackets_inside_strings_do_not_nest() -> None:
     assert parse_object(b'{"a":"\\"[[[[[[[[[[{{{{{{"}') == {"a": '"[[[[[[[[[[{{{{{{'}
 
 
+def test_neighbours_do_not_add_up_to_nesting() -> None:
+    assert parse_object(b'{"a":[[],[],[],[],[],[],[],[],{},{}]}') == {"a": [[]] * 8 + [{}] * 2}
+
+
 def test_a_surrogate_pair_is_one_character() -> None:
     assert parse_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
 
