@@ -3,13 +3,13 @@
 from itertools import combinations
 from typing import Any
 
+from tunnel.protocol.names import has_id_shape
 from tunnel.settings.reader import Reading
 from tunnel.settings.shared_rules import (
     check_certificate_files,
     check_flow,
     check_only_with,
     check_references,
-    has_id_shape,
     in_force,
     value_at,
 )
@@ -58,7 +58,7 @@ def _check_endpoint(reading: Reading, name: str, endpoint: dict[str, Any]) -> No
     check_references(reading, (*path, "servers"), endpoint.get("servers", ()), "servers")
     suffix = endpoint.get("suffix", "")
     for custom in endpoint.get("names", ()):
-        if has_id_shape(custom, [suffix]):
+        if has_id_shape(custom, suffix):
             message = f'"{custom}" has the shape of an id (a custom name must not)'
             reading.fault((*path, "names"), message)
 

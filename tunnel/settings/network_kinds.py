@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tunnel.protocol.names import check_host_name, parse_fingerprint
 from tunnel.settings.kinds import Expanded, Kind, Misfit, NotBuilt, as_text, shown
 from tunnel.settings.values import Target
 from tunnel.stream import Address
@@ -12,7 +13,6 @@ from tunnel.stream import Address
 AGENTS_PORT = 4433
 
 _ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:/@\s]+)):(\d{1,5})")
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def is_ip(host: str) -> bool:
@@ -25,10 +25,12 @@ def is_ip(host: str) -> bool:
 
 
 def is_domain(name: str) -> bool:
-    """Say whether `name` is a lower-case host name of RFC 1123 labels, at most 253 characters."""
-    if len(name) > 253 or is_ip(name):
+    """Say whether `name` is a lower-case host name without trailing dot."""
+    try:
+        check_host_name(name)
+    except ValueError:
         return False
-    return all(_LABEL.fullmatch(label) for label in name.split("."))
+    return True
 
 
 def parse_address(value: object, default_port: int | None = None) -> Address:
@@ -151,14 +153,12 @@ def _read_host(value: object, _folder: Path) -> object:
 
 HOST = Kind("host name", "a host name", "a name or an IP address", _read_host)
 
-_HASH = re.compile(r"sha256:([0-9a-fA-F]{64})")
-
 
 def _read_hash(value: object, _folder: Path) -> object:
-    match = _HASH.fullmatch(as_text(value))
-    if match is None:
-        raise Misfit
-    return bytes.fromhex(match[1])
+    try:
+        return parse_fingerprint(as_text(value))
+    except ValueError:
+        raise Misfit from None
 
 
 FINGERPRINT = Kind("fingerprint", "a fingerprint", "sha256: and 64 hexadecimal digits", _read_hash)

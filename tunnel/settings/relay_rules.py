@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
+from tunnel.protocol.names import has_id_shape
 from tunnel.settings.reader import Reading
 from tunnel.settings.shared_rules import (
     check_certificate_files,
     check_flow,
     check_only_with,
     check_references,
-    has_id_shape,
     in_force,
 )
 from tunnel.stream import Address
@@ -107,7 +107,7 @@ def _check_names(reading: Reading) -> None:
     for client, table in in_force(reading, "clients").items():
         path = ("clients", client, "names")
         for name in table.get("names", ()):
-            if has_id_shape(name, suffixes):
+            if any(has_id_shape(name, suffix) for suffix in suffixes):
                 reading.fault(path, f'"{name}" has the shape of an id (a custom name must not)')
             elif name in suffixes:
                 reading.fault(path, f'"{name}" is a suffix (a custom name must not be one)')

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from tunnel.settings.kinds import RATE, Kind, NotBuilt, array, choice, duration, text, whole
+from tunnel.settings.kinds import FLAG, RATE, Kind, NotBuilt, array, choice, duration, text, whole
 from tunnel.settings.network_kinds import (
     CUSTOM_NAME,
     DOMAIN,
@@ -157,12 +157,7 @@ _CLIENTS = Section(
     ("clients", ANY),
     "Keys and what they may serve; usually one drop-in each.",
     (
-        Key(
-            "enabled",
-            ENABLED.kind,
-            "`false`: the key is revoked, also under open suffixes",
-            default=True,
-        ),
+        Key("enabled", FLAG, "`false`: the key is revoked, also under open suffixes", default=True),
         Key(
             "fingerprint", FINGERPRINT, "of the client's key (`client.pyz id` prints it)", REQUIRED
         ),
@@ -178,6 +173,7 @@ _CLIENTS = Section(
         }
     },
     kept_when_masked="fingerprint",
+    is_only_example=True,
 )
 
 _CLIENT_LIMITS = Section(

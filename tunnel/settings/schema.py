@@ -52,6 +52,7 @@ class Section:
     `names` is the Kind that such names must be of, `samples` the tables of the commented file:
     by name, the keys that are written there with their values. A masked table that has the key
     `kept_when_masked` stays in force with that key alone, and `enabled = False`.
+    The samples of an `is_only_example` section are commented out.
     """
 
     path: tuple[str, ...]
@@ -61,6 +62,7 @@ class Section:
     samples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     not_built: str = ""
     kept_when_masked: str = ""
+    is_only_example: bool = False
 
     def key(self, name: str) -> Key | None:
         """Return the key of that name, or None."""

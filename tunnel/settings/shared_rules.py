@@ -85,10 +85,3 @@ def in_force(reading: Reading, group: str) -> dict[str, dict[str, Any]]:
     """Return the tables of a group that are in force, by name."""
     tables = reading.values.get(group, {})
     return {name: table for name, table in tables.items() if table.get("enabled", True)}
-
-
-def has_id_shape(name: str, suffixes: list[str]) -> bool:
-    """Say whether `name` is ``{hex}.{suffix}``, which only a key with that id may have."""
-    label, _, parent = name.partition(".")
-    is_id = len(label) in (16, 32) and not set(label) - set("0123456789abcdef")
-    return is_id and parent in suffixes

@@ -14,7 +14,7 @@ WINDOW_LIMIT = (1 << 31) - 1  # bytes; RFC 9113 §6.9.1
 
 ENABLED = Key("enabled", FLAG, "`false` takes the table out of force", default=True)
 
-TABLE_NAME = text(64, "a word such as web")
+TABLE_NAME = text(260, "a word such as web")
 
 
 def state_dir_default(program: str) -> Computed:

@@ -1,0 +1,124 @@
+"""The one way into both programs: everything but running the daemon itself.
+
+Module level stays light, so that `--version` answers at once: settings, keys and all that they
+import are loaded inside the functions that need them.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from tunnel.cli.arguments import parse_client, parse_relay
+from tunnel.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from tunnel.settings.schema import Schema
+    from tunnel.settings.tree import Table
+    from tunnel.settings.values import ClientSettings, RelaySettings
+
+T = TypeVar("T")
+
+
+def run_relay_command(argv: Sequence[str], serve: "Callable[[RelaySettings], int]") -> int:
+    """Do what relay.pyz is asked to and return the exit status.
+
+    `serve` runs the daemon on settings that are free of faults and returns its status.
+    """
+    return _guard(lambda: _run_relay(parse_relay(argv), serve))
+
+
+def run_client_command(argv: Sequence[str], serve: "Callable[[ClientSettings], int]") -> int:
+    """Do what client.pyz is asked to and return the exit status; see `run_relay_command`."""
+    return _guard(lambda: _run_client(parse_client(argv), serve))
+
+
+def _guard(run: Callable[[], int]) -> int:
+    """Return the status of `run`, or that of argparse's early end."""
+    try:
+        return run()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else Exit.DONE
+
+
+def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") -> int:
+    if arguments.verb is not None:
+        return _run_verb("relay", arguments)
+    from tunnel.cli.quickstart import OPEN_WARNING, is_bare  # noqa: PLC0415 - see the module's docstring
+    from tunnel.cli.sources import relay_tree  # noqa: PLC0415 - as above
+    from tunnel.settings.load import read_relay  # noqa: PLC0415 - as above
+    from tunnel.settings.relay_schema import RELAY  # noqa: PLC0415 - as above
+
+    settings = _settle(arguments, RELAY, relay_tree, read_relay)
+    if isinstance(settings, int):
+        return settings
+    if arguments.config is None and is_bare(arguments):
+        _complain(f"relay.pyz: warning: {OPEN_WARNING}")
+    return serve(settings)
+
+
+def _run_client(arguments: Namespace, serve: "Callable[[ClientSettings], int]") -> int:
+    if arguments.verb is not None:
+        return _run_verb("client", arguments)
+    from tunnel.cli.sources import client_tree  # noqa: PLC0415 - as above
+    from tunnel.settings.client_schema import CLIENT  # noqa: PLC0415 - as above
+    from tunnel.settings.load import read_client  # noqa: PLC0415 - as above
+
+    settings = _settle(arguments, CLIENT, client_tree, read_client)
+    return settings if isinstance(settings, int) else serve(settings)
+
+
+def _run_verb(program: str, arguments: Namespace) -> int:
+    from tunnel.cli.verbs import run_verb  # noqa: PLC0415 - as above
+
+    return run_verb(program, arguments)
+
+
+def _settle(
+    arguments: Namespace,
+    schema: "Schema",
+    plant: "Callable[[Namespace], Table]",
+    read: "Callable[..., T]",
+) -> T | int:
+    """Return the settings to serve on, or the status to end with."""
+    from tunnel.cli.sources import MisplacedStandIn  # noqa: PLC0415 - as above
+    from tunnel.errors import SettingsError  # noqa: PLC0415 - as above
+    from tunnel.settings.reader import Circumstances  # noqa: PLC0415 - as above
+
+    try:
+        tree = plant(arguments)
+        if arguments.show_config:
+            _print_config(schema, tree, os.environ)
+        settings = read(tree, Circumstances(os.environ, is_check=arguments.check))
+    except SettingsError as error:
+        _complain("\n".join(error.faults))
+        return Exit.USAGE if arguments.config is None else Exit.SETTINGS
+    except MisplacedStandIn as error:
+        _complain(f"{schema.program}.pyz: error: {error}")
+        return Exit.USAGE
+    except OSError as error:
+        _complain(f"{error.filename}: cannot be read: {error.strerror}")
+        return Exit.CANNOT_READ
+    if arguments.check:
+        _print(f"{_judged(arguments)}: no faults\n")
+    return Exit.DONE if arguments.check or arguments.show_config else settings
+
+
+def _judged(arguments: Namespace) -> str:
+    return str(arguments.stands_for or arguments.config or "command line")
+
+
+def _print_config(schema: "Schema", tree: "Table", environment: Mapping[str, str]) -> None:
+    from tunnel.cli.show import show_config  # noqa: PLC0415 - as above
+
+    _print(show_config(schema, tree, environment))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
