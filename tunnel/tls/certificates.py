@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -20,10 +20,10 @@ from tunnel.errors import SettingsError
 from tunnel.log import get_log
 from tunnel.tls.contexts import visitor_server_context
 from tunnel.tls.files import (
-    SIZE_LIMIT,
     create_private,
     make_private_directory,
     read_private,
+    read_public,
     write_private,
 )
 from tunnel.tls.identity import UNREADABLE
@@ -81,13 +81,9 @@ def load_chain(chain_file: Path, key_file: Path) -> Certificate:
     Raises SettingsError, naming the file at fault.
     """
     try:
-        text = chain_file.read_bytes()[:SIZE_LIMIT]
-    except OSError as error:
-        raise SettingsError([f"{chain_file}: cannot be read: {error.strerror}"]) from error
-    try:
-        secret = read_private(key_file)
+        text, secret = read_public(chain_file), read_private(key_file)
     except FileNotFoundError as error:
-        raise SettingsError([f"{key_file}: cannot be read: {error.strerror}"]) from error
+        raise SettingsError([f"{error.filename}: cannot be read: {error.strerror}"]) from error
     try:
         chain = _parse_chain(text)
     except ValueError as error:
@@ -203,7 +199,7 @@ def _signing_only() -> x509.KeyUsage:
 
 def _digest(key: CertificateKey) -> SHA256 | None:
     """The hash to sign with: Edwards curves bring their own."""
-    return SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None
+    return None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else SHA256()
 
 
 def _parse_chain(text: bytes) -> tuple[x509.Certificate, ...]:

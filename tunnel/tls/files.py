@@ -6,6 +6,7 @@ Everything here blocks; files are small and local.
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tunnel.errors import SettingsError
@@ -51,9 +52,18 @@ def read_private(path: Path) -> bytes:
     Raises FileNotFoundError where there is none, SettingsError where it cannot be read or where
     it is open to others.
     """
+    return _read(path, _require_private)
+
+
+def read_public(path: Path) -> bytes:
+    """Return what a file that anybody may read holds; raises as `read_private`."""
+    return _read(path, _require_plain)
+
+
+def _read(path: Path, require: Callable[[Path, os.stat_result], None]) -> bytes:
     try:
         with open(path, "rb", opener=_open_at_once) as file:
-            _require_private(path, os.fstat(file.fileno()))
+            require(path, os.fstat(file.fileno()))
             return file.read(SIZE_LIMIT)
     except FileNotFoundError:
         raise
@@ -66,18 +76,20 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _require_private(path: Path, status: os.stat_result) -> None:
-    """Refuse as ssh does: a group may read only what somebody else gave to it on purpose."""
+def _require_plain(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise SettingsError([f"{path}: is not a regular file"])
     if status.st_size > SIZE_LIMIT:
-        raise SettingsError([f"{path}: is too large for a key ({status.st_size} bytes)"])
+        raise SettingsError([f"{path}: is too large for a key or chain ({status.st_size} bytes)"])
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    """Refuse as ssh does: a group may read only what somebody else gave to it on purpose."""
+    _require_plain(path, status)
     refused = 0o077 if status.st_uid == os.geteuid() else 0o007
     if status.st_mode & refused:
         mode = stat.S_IMODE(status.st_mode)
-        raise SettingsError(
-            [f"{path}: is open to others (mode {mode:04o}): run chmod 600 {path}"],
-        )
+        raise SettingsError([f"{path}: is open to others (mode {mode:04o}): run chmod 600 {path}"])
 
 
 def _write_draft(path: Path, content: bytes) -> Path:

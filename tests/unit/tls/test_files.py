@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from tunnel.errors import SettingsError
-from tunnel.tls.files import create_private, make_private_directory, read_private, write_private
+from tunnel.tls.files import (
+    create_private,
+    make_private_directory,
+    read_private,
+    read_public,
+    write_private,
+)
 
 
 def mode_of(path: Path) -> int:
@@ -125,5 +131,16 @@ def test_a_path_through_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_too_large_for_a_key_is_refused(tmp_path: Path) -> None:
     write_private(tmp_path / "key", bytes((1 << 20) + 1))
-    with pytest.raises(SettingsError, match=r"too large for a key \(1048577 bytes\)"):
+    with pytest.raises(SettingsError, match=r"too large for a key or chain \(1048577 bytes\)"):
         read_private(tmp_path / "key")
+
+
+def test_what_is_public_may_be_open_to_others(tmp_path: Path) -> None:
+    (tmp_path / "chain").write_bytes(b"chain")
+    (tmp_path / "chain").chmod(0o644)
+    assert read_public(tmp_path / "chain") == b"chain"
+
+
+def test_a_device_is_refused_before_it_is_read() -> None:
+    with pytest.raises(SettingsError, match="^/dev/zero: is not a regular file"):
+        read_public(Path("/dev/zero"))
