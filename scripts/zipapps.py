@@ -125,7 +125,7 @@ def merge(source: Path, target: Path) -> None:
 def build_wheel(target: Path) -> Path:
     """Return the wheel of this tree, made below `target`."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "HATCH_QUIET": "1"})
     return next(target.glob("*.whl"))
 
 
