@@ -1,7 +1,6 @@
 """One QUIC connection, as everything above sees it."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -24,6 +23,7 @@ from tunnel.transport.quic.endings import REASON_MAX, lost_by
 from tunnel.transport.quic.endpoint import Datagram, Endpoint, address_of
 from tunnel.transport.quic.engine import Engine, StreamOpened, StreamsAllowed
 from tunnel.transport.quic.stream import TunnelStream
+from tunnel.transport.waiting import Places, Queue
 from tunnel.transport.window import ReceiveWindow
 
 
@@ -56,14 +56,14 @@ class TunnelConnection:
         self._owner = owner
         self._flow = options.flow
         self._streams: dict[int, TunnelStream] = {}
-        self._arrived: deque[TunnelStream] = deque()
-        self._places = asyncio.Semaphore(options.max_streams + 1)  # and the control stream
-        self._changed = asyncio.Event()  # pulsed for whoever waits in accept or open
+        self._arrived: Queue[Stream] = Queue()
+        self._places = Places(options.max_streams + 1)  # and the control stream
+        self._allowed = asyncio.Event()  # pulsed when the peer allows more streams
         self._lost: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
         role = "client" if self.engine.configuration.is_client else "relay"
-        state = "closed" if self._lost.done() else f"{len(self._streams)} streams"
+        state = "closed" if self.is_closed else f"{len(self._streams)} streams"
         return f"<quic {role} to {self.peer} {state}>"
 
     @property
@@ -74,29 +74,30 @@ class TunnelConnection:
     def last_heard(self) -> float:
         return self._driver.last_heard
 
+    @property
+    def is_closed(self) -> bool:
+        return self._lost.done()
+
     async def open_stream(self) -> Stream:
         if self.engine.configuration.is_client:
             raise LocalProtocolError("only the relay opens streams")
-        await self._places.acquire()
+        await self._places.take()
         try:
-            while not self.engine.may_open and not self._lost.done():
-                await self._changed.wait()
+            while not self.engine.may_open and not self.is_closed:
+                await self._allowed.wait()
             self._check_lost()
             stream = self._add_stream(self.engine.open_stream())
         except BaseException:
-            self._places.release()
+            self._places.free()
             raise
         self.schedule_flush()
         return stream
 
     async def accept_stream(self) -> Stream:
-        while not self._arrived:
-            self._check_lost()
-            await self._changed.wait()
-        return self._arrived.popleft()
+        return await self._arrived.get()
 
     def close(self, code: Code = Code.OK, message: str = "") -> None:
-        if self._lost.done():
+        if self.is_closed:
             return
         self._driver.flush()  # aioquic sends nothing else any more once it is closing
         self.engine.close(error_code=int(code), reason_phrase=message[:REASON_MAX])
@@ -107,30 +108,27 @@ class TunnelConnection:
 
     # For the streams, the listener and the dialer
 
-    def future(self) -> asyncio.Future[None]:
-        """Return a new future of this connection's loop."""
-        return asyncio.get_running_loop().create_future()
-
     def schedule_flush(self) -> None:
         """Send what there is to send at the end of this turn of the loop."""
         self._driver.schedule_flush()
 
     def hear(self, datagrams: Sequence[Datagram]) -> None:
         """Take datagrams that were addressed to this connection."""
-        if not self._lost.done():
+        if not self.is_closed:
             self._driver.hear(datagrams)
 
     def end(self, lost: ConnectionLost) -> None:
         """End the connection at once, for the reason given; a second call does nothing."""
-        if self._lost.done():
+        if self.is_closed:
             return
         self._lost.set_result(lost)
         self._driver.stop()
         for stream in list(self._streams.values()):
             stream.end_cut(lost.code)
         self._streams.clear()
+        self._arrived.close(lost)
+        self._places.close(lost)
         self._pulse()
-        self._places.release()  # each waiting opener wakes the next as it gives up
         self._owner.release(self)
 
     # Events of the engine
@@ -140,7 +138,7 @@ class TunnelConnection:
             self._dispatch(event)
         for stream_id in self.engine.take_done():
             self._drop_stream(stream_id)
-        if self.engine.termination is not None and not self._lost.done():
+        if self.engine.termination is not None and not self.is_closed:
             self.end(lost_by(self.engine.termination))
 
     def _dispatch(self, event: QuicEvent) -> None:
@@ -148,8 +146,7 @@ class TunnelConnection:
             case StreamDataReceived(data=data, end_stream=ended, stream_id=stream_id):
                 self._feed(stream_id, data, ended=ended)
             case StreamOpened(stream_id=stream_id):
-                self._arrived.append(self._add_stream(stream_id))
-                self._pulse()
+                self._arrived.put(self._add_stream(stream_id))
             case (
                 StreamReset(error_code=code, stream_id=stream_id)
                 | StopSendingReceived(error_code=code, stream_id=stream_id)
@@ -189,12 +186,13 @@ class TunnelConnection:
     def _drop_stream(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)
         if not self.engine.configuration.is_client:
-            self._places.release()
+            self._places.free()
 
     def _check_lost(self) -> None:
-        if self._lost.done():
-            raise self._lost.result()
+        if self.is_closed:
+            lost = self._lost.result()
+            raise ConnectionLost(str(lost), lost.code)
 
     def _pulse(self) -> None:
-        self._changed.set()
-        self._changed.clear()
+        self._allowed.set()
+        self._allowed.clear()

@@ -46,7 +46,7 @@ class Dial:
         self._trust = trust
         self._endpoint = Endpoint(sock, self._receive, self._network_failed)
         self.connection = TunnelConnection(engine, self._endpoint, self, options)
-        self.completed: asyncio.Future[None] = self.connection.future()
+        self.completed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         engine.connect(sock.getpeername(), time.monotonic())
         self.connection.schedule_flush()
 

@@ -4,13 +4,12 @@ import asyncio
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
 
 from aioquic.quic.configuration import QuicConfiguration
 
 from tunnel.errors import Code, ConnectionLost
-from tunnel.stream import Address, Binding
+from tunnel.stream import Address, Binding, Connection
 from tunnel.tls.slots import Certificate, CertificateSlot
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
 from tunnel.transport.quic.configuration import relay_configuration
@@ -19,6 +18,7 @@ from tunnel.transport.quic.doorkeeper import Admission, Doorkeeper, destination_
 from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.routes import Routes
+from tunnel.transport.waiting import Queue
 
 
 async def listen(
@@ -43,9 +43,8 @@ class TunnelListener:
         self._endpoint = Endpoint(sock, self._receive)
         self._doorkeeper = Doorkeeper(self._reset_key, options.half_open, time.monotonic())
         self._routes = Routes()
-        self._shaking: dict[TunnelConnection, asyncio.TimerHandle] = {}
-        self._complete: deque[TunnelConnection] = deque()
-        self._changed = asyncio.Event()
+        self._half_open: dict[TunnelConnection, asyncio.TimerHandle] = {}
+        self._complete: Queue[TunnelConnection] = Queue()
         self._is_closed = False
         self._configured: tuple[Certificate, QuicConfiguration] | None = None
 
@@ -56,32 +55,27 @@ class TunnelListener:
     def address(self) -> Address:
         return self._endpoint.address
 
-    async def accept(self) -> TunnelConnection:
-        while not self._complete:
-            if self._is_closed:
-                raise ConnectionLost("the listener is closed", Code.OK)
-            await self._changed.wait()
-        return self._complete.popleft()
+    async def accept(self) -> Connection:
+        while (connection := await self._complete.get()).is_closed:
+            pass  # it came and went
+        self._half_open.pop(connection)
+        return connection
 
     async def close(self) -> None:
         self._is_closed = True
-        for connection in (*self._shaking, *self._complete):
+        for connection in list(self._half_open):
             connection.close(Code.DRAINING)
-        self._complete.clear()
-        self._pulse()
+        self._complete.close(ConnectionLost("the listener is closed", Code.OK))
         self._close_if_unused()
 
     # For the connections
 
     def established(self, connection: TunnelConnection, alpn: str | None) -> None:
-        deadline = self._shaking.pop(connection, None)
-        if deadline is not None:
-            deadline.cancel()
-        if alpn != ALPN_QUIC:
+        self._half_open[connection].cancel()
+        if alpn == ALPN_QUIC:
+            self._complete.put(connection)
+        else:
             connection.close(Code.VERSION, f"this relay speaks {ALPN_QUIC}")
-            return
-        self._complete.append(connection)
-        self._pulse()
 
     def add_route(self, connection_id: bytes, connection: TunnelConnection) -> None:
         self._routes.add(connection_id, connection)
@@ -90,11 +84,9 @@ class TunnelListener:
         self._routes.remove(connection_id)
 
     def release(self, connection: TunnelConnection) -> None:
-        deadline = self._shaking.pop(connection, None)
+        deadline = self._half_open.pop(connection, None)
         if deadline is not None:
             deadline.cancel()
-        if connection in self._complete:
-            self._complete.remove(connection)
         self._routes.drop(connection)
         self._close_if_unused()
 
@@ -112,8 +104,8 @@ class TunnelListener:
             connection.hear(datagrams)
 
     def _judge(self, payload: bytes, source: tuple[str, int]) -> TunnelConnection | None:
-        half_open = len(self._shaking) + len(self._complete)
-        verdict = self._doorkeeper.judge(payload, source, half_open, time.monotonic())
+        now = time.monotonic()
+        verdict = self._doorkeeper.judge(payload, source, len(self._half_open), now)
         if isinstance(verdict, Admission) and not self._is_closed:
             return self._begin(verdict, destination_of(payload))
         if isinstance(verdict, bytes):
@@ -132,7 +124,7 @@ class TunnelListener:
         connection.binding = Binding("quic", certificate.leaf_hash)
         for connection_id in (client_chosen, engine.host_cid):
             self._routes.add(connection_id, connection)
-        self._shaking[connection] = asyncio.get_running_loop().call_later(
+        self._half_open[connection] = asyncio.get_running_loop().call_later(
             self._options.handshake_timeout, self._expire, connection
         )
         return connection
@@ -150,10 +142,6 @@ class TunnelListener:
     def _close_if_unused(self) -> None:
         if self._is_closed and not len(self._routes):
             self._endpoint.close()
-
-    def _pulse(self) -> None:
-        self._changed.set()
-        self._changed.clear()
 
 
 async def _bound_socket(address: Address) -> socket.socket:
