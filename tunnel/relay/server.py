@@ -1,8 +1,10 @@
 """The relay as a whole: what it is made of, how it starts, how it ends."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from tunnel.errors import ListenFailed
 from tunnel.log import get_log
@@ -13,11 +15,18 @@ from tunnel.relay.front import Front
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
-from tunnel.relay.state import own_names, prepare_state, relay_certificate, reset_key
+from tunnel.relay.state import (
+    SELF_SIGNED_NAME,
+    own_names,
+    prepare_state,
+    relay_certificate,
+    reset_key,
+)
 from tunnel.runtime.supervision import Work, first_of
 from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Listener
-from tunnel.tls.slots import CertificateSlot
+from tunnel.tls.certificates import dns_names
+from tunnel.tls.slots import Certificate, CertificateSlot
 from tunnel.transport.doors import listen_datagrams, takes_datagrams, takes_sockets
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingBudget
@@ -45,12 +54,8 @@ class Bound:
 class Opening:
     """What a relay that has just begun to listen says of itself."""
 
+    server: Address  # that clients dial: a host name where every address is listened on
     pin: bytes
-    listeners: tuple[Bound, ...]
-
-    def address_of(self, *kinds: str) -> Address:
-        """Return the first address of a listener of one of these kinds."""
-        return next(bound.address for bound in self.listeners if bound.settings.kind in kinds)
 
 
 class Relay:
@@ -88,13 +93,20 @@ class Relay:
         try:
             async with agents.crowd, front.crowd:
                 if self._on_open is not None:
-                    self._on_open(Opening(self._doors.slot.current.pin, tuple(bound)))
+                    self._on_open(self._opening(bound))
                 accepting = (self._accept(each, agents, front) for each in bound)
                 await first_of(lambda: _wait(stop), *accepting)
                 await _close(bound)
                 await self._drain(agents, front)
         finally:
             await _close(bound)
+
+    def _opening(self, bound: list[Bound]) -> Opening:
+        certificate = self._doors.slot.current
+        address = next(each.address for each in bound if each.settings.kind != "public")
+        if ip_address(address.host).is_unspecified:
+            address = Address(_public_host(certificate), address.port)
+        return Opening(address, certificate.pin)
 
     async def _listen(self) -> list[Bound]:
         """Bind every address, or none: raises ListenFailed."""
@@ -148,6 +160,12 @@ class Relay:
             front.crowd.cancel()
         await agents.part_from_all()
         agents.crowd.cancel()
+
+
+def _public_host(certificate: Certificate) -> str:
+    """Return the name by which clients most likely reach this machine."""
+    names = sorted(dns_names(certificate.leaf) - {SELF_SIGNED_NAME})
+    return next((name for name in names if not name.startswith("*.")), socket.gethostname())
 
 
 async def _wait(event: asyncio.Event) -> None:

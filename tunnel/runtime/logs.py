@@ -38,15 +38,21 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, and the traceback below it if there is one."""
+        fields = dict(_fields(record))
+        stanza = fields.pop("stanza", None)  # text to paste: shown as it is, below the line
         parts = [
             _stamp(record),
             record.levelname,
             record.name.removeprefix("tunnel."),
             record.getMessage(),
-            *(f"{key}={_value(value)}" for key, value in _fields(record).items()),
+            *(f"{key}={_value(value)}" for key, value in fields.items()),
         ]
-        line = " ".join(parts)
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        lines = [" ".join(parts)]
+        if stanza is not None:
+            lines.append(str(stanza))
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        return "\n".join(lines)
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,0 +1,47 @@
+"""The program `relay.pyz`. Module level imports next to nothing: `--version` answers at once."""
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunnel.relay.server import Opening
+    from tunnel.runtime.signals import Signals
+    from tunnel.settings.values import RelaySettings
+
+
+def main() -> int:
+    """Run the command line and return the exit status."""
+    from tunnel.cli.command import run_relay_command  # noqa: PLC0415 - see the module's docstring
+
+    return run_relay_command(sys.argv[1:], serve)
+
+
+def serve(settings: "RelaySettings") -> int:
+    """Run a relay until a signal ends it; return the exit status."""
+    from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
+    from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
+
+    async def run(signals: "Signals") -> None:
+        relay = Relay(settings, on_open=lambda opening: announce(settings, opening))
+        await relay.run(signals.stop)
+
+    return run_daemon(settings.log, run)
+
+
+def announce(settings: "RelaySettings", opening: "Opening") -> None:
+    """Print the client line to use, pin included, one for each suffix."""
+    for suffix in settings.suffixes:
+        sys.stdout.write(f"Client: {client_line(opening, suffix)}\n")
+    sys.stdout.flush()
+
+
+def client_line(opening: "Opening", suffix: str) -> str:
+    """Return the command that makes a client of this relay."""
+    return (
+        f"client.pyz --server {opening.server} --domain-suffix {suffix} "
+        f"--pin sha256:{opening.pin.hex()} --local 3000"
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
