@@ -79,7 +79,7 @@ def visitor_server_context(
     context = _server_context(certificate, alpn)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(VISITOR_CIPHERS)
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.options |= ssl.OP_NO_RENEGOTIATION  # which OpenSSL before 3 leaves to the visitor
     if visitor_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         _load_roots(context, str(visitor_ca))

@@ -128,6 +128,10 @@ def test_visitors_may_come_with_tls_12_and_13(version: ssl.TLSVersion, told: str
     assert (pair.server.version(), pair.client.version()) == (told, told)
 
 
+def test_visitors_cannot_renegotiate() -> None:
+    assert visitor_server_context(CERTIFICATE, ()).options & ssl.OP_NO_RENEGOTIATION
+
+
 @pytest.mark.parametrize("ciphers", ["AES128-GCM-SHA256", "ECDHE-ECDSA-AES128-SHA256"])
 def test_visitors_without_forward_secrecy_or_aead_are_refused(ciphers: str) -> None:
     client = client_of(ssl.TLSVersion.TLSv1_2, ciphers)
@@ -160,6 +164,24 @@ def test_a_relay_is_verified_by_a_root_that_issued_it(tmp_path: Path) -> None:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(NAME).configure_cert(server)
     Pair(server, dial_context(Trust(NAME, ca=tmp_path / "ca.pem"), ())).shake()
+
+
+def test_a_relays_leaf_alone_may_be_its_root(tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert(NAME)
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "leaf.pem")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued.configure_cert(server)
+    Pair(server, dial_context(Trust(NAME, ca=tmp_path / "leaf.pem"), ())).shake()
+
+
+def test_a_common_name_is_no_name_of_a_relay(tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("192.0.2.1", common_name=NAME).configure_cert(server)
+    pair = Pair(server, dial_context(Trust(NAME, ca=tmp_path / "ca.pem"), ()))
+    with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
+        pair.shake()
 
 
 def test_a_relay_that_no_system_root_vouches_for_is_refused() -> None:

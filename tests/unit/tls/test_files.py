@@ -142,5 +142,5 @@ def test_what_is_public_may_be_open_to_others(tmp_path: Path) -> None:
 
 
 def test_a_device_is_refused_before_it_is_read() -> None:
-    with pytest.raises(SettingsError, match="^/dev/zero: is not a regular file"):
+    with pytest.raises(SettingsError, match=r"^/dev/zero: is not a regular file"):
         read_public(Path("/dev/zero"))
