@@ -60,6 +60,7 @@ TRANSPORT_WORDS = frozenset({"quic", "h2", "http2"})
 ABOVE_TRANSPORT = ("acme", "runtime", "admin", "cli", "client", "relay")
 KNOWS_TRANSPORTS = frozenset({"tunnel.client.racing"})
 WORDS_ALLOWED = {
+    ("tunnel.cli.flags", "h2"),  # the setting that --force-h2 stands for
     ("tunnel.runtime.logs", "quic"),  # the name of the logger that aioquic writes to
 }
 
