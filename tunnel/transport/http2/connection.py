@@ -31,7 +31,7 @@ from tunnel.transport.waiting import Places, Queue
 UNCLAIMED_MAX = 2 * STREAMS_ADVERTISED  # streams begun by the peer and not yet freed here
 
 
-class Http2Connection(asyncio.Protocol):
+class Http2Connection(asyncio.BufferedProtocol):
     """What both ends do alike; a Connection (tunnel.stream) once `settled` has returned."""
 
     _transport: asyncio.Transport
@@ -103,9 +103,13 @@ class Http2Connection(asyncio.Protocol):
         self.engine.start()
         self.sender.start(self._transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self.engine.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._lost is not None:
             return
+        data = self.engine.buffer[:nbytes]
         self.last_heard = now = asyncio.get_running_loop().time()
         try:
             self._meter.inspect(data, now)

@@ -3,14 +3,17 @@
 Sans-I/O. Only this package imports h2, and only this module overrides anything in it.
 """
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterable, Sequence
+from struct import Struct
 
 import h2.config
 import h2.connection
 import h2.settings
 from h2.errors import ErrorCodes
+from h2.events import Event
 from h2.settings import SettingCodes
-from hyperframe.frame import Frame, RstStreamFrame
+from hyperframe.frame import DataFrame, Frame, RstStreamFrame
 
 from tunnel.errors import Code, RemoteProtocolError
 from tunnel.settings.values import FlowSettings
@@ -18,6 +21,8 @@ from tunnel.transport.options import STREAMS_ADVERTISED
 from tunnel.transport.window import ReceiveWindow
 
 FRAME_MAX_BYTES = 64 * 1024
+DATA_HEADER = Struct(">HBBBL")  # RFC 9113 §4.1: u24 length, type, flags, u32 stream
+READ_BYTES = 256 * 1024
 HEADER_LIST_MAX_BYTES = 4 * 1024
 MESSAGE_MAX_BYTES = 256
 CODE_BASE = 0x100  # our codes begin above HTTP/2's own
@@ -56,6 +61,8 @@ class Engine(h2.connection.H2Connection):
         )
         self._flow = flow
         self._owed = 0
+        # Anonymous memory: what an idle connection never fills is never resident.
+        self.buffer = memoryview(mmap.mmap(-1, READ_BYTES))
         self.local_settings = h2.settings.Settings(
             client=is_relay,
             initial_values={
@@ -98,10 +105,34 @@ class Engine(h2.connection.H2Connection):
         """Queue the end of both halves of an open stream."""
         self.reset_stream(stream_id, CODE_BASE + code)
 
+    def frame_data(self, stream_id: int, chunks: Iterable[memoryview], size: int) -> None:
+        """Queue one DATA frame of `size` bytes, within all limits, on a stream that may send.
+
+        What `send_data` does, without the five copies it makes of each byte.
+        """
+        self.streams[stream_id].outbound_flow_control_window -= size
+        self.outbound_flow_control_window -= size
+        self._data_to_send += DATA_HEADER.pack(size >> 8, size & 0xFF, 0, 0, stream_id)
+        for chunk in chunks:
+            self._data_to_send += chunk
+
+    def take_framed(self) -> bytearray:
+        """Return all that is to be written now, and forget it."""
+        framed, self._data_to_send = self._data_to_send, bytearray()
+        return framed
+
     def stop(self, code: Code, message: str) -> None:
         """Queue the last frame instead of all that is queued."""
         self.clear_outbound_data_buffer()
         self.close_connection(CODE_BASE + code, message.encode()[:MESSAGE_MAX_BYTES])
+
+    def _receive_frame(self, frame: Frame) -> list[Event]:
+        if type(frame) is not DataFrame:
+            return super()._receive_frame(frame)
+        # h2 prints each frame in hexadecimal for a log that it does not keep: half of its time.
+        frames, events = self._receive_data_frame(frame)
+        self._prepare_for_sending(frames)
+        return events
 
     def _prepare_for_sending(self, frames: list[Frame]) -> None:
         # What was on its way when we cut a stream is no fault of the peer's. h2 answers each such

@@ -30,7 +30,7 @@ class FrameMeter:
         self._since = float("-inf")
         self._counts: dict[int, int] = {}
 
-    def inspect(self, data: bytes, now: float) -> None:
+    def inspect(self, data: bytes | memoryview, now: float) -> None:
         """Look at all frames that begin in `data`; raises RemoteProtocolError if one must not."""
         if now - self._since >= PERIOD:
             self._since = now
@@ -38,7 +38,7 @@ class FrameMeter:
         position, end = self._skip, len(data)
         while position < end:
             missing = HEADER_BYTES - len(self._partial)
-            header = self._partial + data[position : position + missing]
+            header = self._partial + bytes(data[position : position + missing])
             position += missing
             if len(header) < HEADER_BYTES:
                 self._partial = header

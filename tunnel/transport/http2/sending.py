@@ -37,8 +37,8 @@ class Outbox:
         self._chunks.append(memoryview(data))
         self.size += len(data)
 
-    def take(self, size: int) -> bytes:
-        """Remove and return `size` bytes, of which there must be as many."""
+    def take(self, size: int) -> list[memoryview]:
+        """Remove and return `size` bytes in pieces, of which there must be as many."""
         self.size -= size
         parts = []
         while size:
@@ -49,7 +49,7 @@ class Outbox:
             parts.append(chunk)
             size -= len(chunk)
         self.wake()
-        return b"".join(parts)
+        return parts
 
     def drop(self) -> None:
         """Forget all: the stream was cut."""
@@ -145,7 +145,7 @@ class Sender:
         self.fill()
 
     def _write(self) -> None:
-        framed = self._engine.data_to_send()
+        framed = self._engine.take_framed()
         if framed and self._transport is not None:
             self._transport.write(framed)
             if self._transport.get_write_buffer_size() > SOCKET_HIGH_BYTES + CONTROL_MAX_BYTES:
@@ -176,8 +176,10 @@ class Sender:
         is_last = outbox.is_ending and size == outbox.size
         if not size and not is_last:
             return 0  # new credit will queue it again
-        self._engine.send_data(outbox.stream_id, outbox.take(size), end_stream=is_last)
+        if size:
+            self._engine.frame_data(outbox.stream_id, outbox.take(size), size)
         if is_last:
+            self._engine.end_stream(outbox.stream_id)
             outbox.end()
         elif outbox.size:
             self._ready[outbox.stream_id] = outbox
