@@ -32,13 +32,6 @@ class Code(IntEnum):
         return self.name.lower()
 
     @classmethod
-    def from_word(cls, word: str) -> "Code":
-        """Return the code of a word; raises ValueError on an unknown one."""
-        if word != word.lower() or word.upper() not in cls.__members__:
-            raise ValueError(f"unknown code {word[:32]!r}")
-        return cls[word.upper()]
-
-    @classmethod
     def from_number(cls, number: int) -> "Code":
         """Return the code of a number from the wire; a number nobody defined reads as ABORTED."""
         return cls(number) if number in cls._value2member_map_ else cls.ABORTED

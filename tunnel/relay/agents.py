@@ -9,7 +9,17 @@ from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError, Tu
 from tunnel.log import Log, get_log, quoted
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
-from tunnel.protocol.messages import Bye, Drain, Hello, Ping, Pong, Serve, Serving, Welcome
+from tunnel.protocol.messages import (
+    RETRY_AFTER_LIMIT,
+    Bye,
+    Drain,
+    Hello,
+    Ping,
+    Pong,
+    Serve,
+    Serving,
+    Welcome,
+)
 from tunnel.protocol.registration import VERSIONS, Claim, RelayRegistration
 from tunnel.relay.admission import Admission, Decision
 from tunnel.relay.limits import AddressCounts
@@ -113,6 +123,8 @@ class Agents:
                 connection.close(refusal.code, refusal.message)
             else:
                 retry_after = refusal.retry_after
+                if retry_after is not None:  # an admission of somebody else's may ask for more
+                    retry_after = min(retry_after, RETRY_AFTER_LIMIT)
                 await part(connection, channel, refusal.code, refusal.message, retry_after)
         except ConnectionLost as loss:
             bound.debug("lost before registration", reason=loss)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from tunnel.protocol.hello import MAX_HELLO_BYTES, Arrival, ClientHello, parse_client_hello, sort
+from tunnel.protocol.hello import MAX_HELLO_BYTES, Arrival, ClientHello, sort
 from tunnel.protocol.proxy import V2_MAX_BYTES, parse_proxy_header
 from tunnel.settings.values import ListenerSettings
 from tunnel.stream import Address
-from tunnel.transport.demux import Peeker
+from tunnel.transport.demux import Peeker, parse_beginning
 from tunnel.transport.doors import takes_sockets
 from tunnel.transport.tcp import address_of
 
@@ -42,15 +42,15 @@ async def receive_guest(
 
     `admit` is called with the caller's address before the ClientHello is waited for, and may raise
     Refused. Raises HelloRefused with the answer to give, RemoteProtocolError for a bad PROXY
-    header, TimeoutError, ConnectionLost, OSError.
+    header, ConnectionLost, OSError.
     """
     caller = Caller(address_of(sock.getpeername()), address_of(sock.getsockname()))
     peeker = Peeker(sock)
-    async with asyncio.timeout(timeout):
-        if _is_balancer(listener, caller.peer):
-            caller = await _read_proxy_header(peeker, caller)
-        admit(caller.peer)
-        hello = await peeker.until(parse_client_hello, MAX_HELLO_BYTES)
+    deadline = asyncio.get_running_loop().time() + timeout
+    if _is_balancer(listener, caller.peer):
+        caller = await _read_proxy_header(peeker, caller, deadline)
+    admit(caller.peer)
+    hello = await peeker.until(parse_beginning, MAX_HELLO_BYTES, deadline)
     accepts_agents = listener.kind != "public" and takes_sockets(listener.transports)
     return Guest(sort(hello, accepts_agents=accepts_agents), caller, hello), peeker
 
@@ -63,8 +63,8 @@ def _is_balancer(listener: ListenerSettings, peer: Address) -> bool:
     return any(address in network for network in listener.proxy_protocol_from)
 
 
-async def _read_proxy_header(peeker: Peeker, caller: Caller) -> Caller:
-    header = await peeker.until(parse_proxy_header, V2_MAX_BYTES)
+async def _read_proxy_header(peeker: Peeker, caller: Caller, deadline: float) -> Caller:
+    header = await peeker.until(parse_proxy_header, V2_MAX_BYTES, deadline)
     peeker.consume(header.size)
     if header.source is None or header.destination is None:  # the balancer's own health check
         return caller

@@ -62,7 +62,7 @@ class Front:
                 log.debug("refused a visitor", reason=refusal)
                 await turn_away(await wrap(sock), refusal.answer)
                 return
-            except (TimeoutError, OSError, ConnectionLost, RemoteProtocolError, Refused) as error:
+            except (OSError, ConnectionLost, RemoteProtocolError, Refused) as error:
                 log.debug("no visitor came of a connection", reason=repr(error))
                 sock.close()
                 return

@@ -11,10 +11,11 @@ from typing import Generic, Protocol, TypeVar
 
 from tunnel.errors import Code, ConnectionLost, RemoteProtocolError, StreamReset
 from tunnel.protocol.frames import FrameReader
-from tunnel.protocol.heartbeat import ANSWER_TIMEOUT, Action, Heartbeat
+from tunnel.protocol.heartbeat import ANSWER_TIMEOUT, Action, Heartbeat, Pulse
 from tunnel.protocol.messages import Ping, Pong
 from tunnel.stream import Connection, Stream
 
+_GLANCE = 0.2  # seconds between looks for a sign of life once one was missed
 PARTING_TIMEOUT = 1.0  # closing at once would lose the last message
 
 Event_co = TypeVar("Event_co", covariant=True)
@@ -141,7 +142,8 @@ async def keep_alive(
     heartbeat = Heartbeat(interval, loop.time(), random.random)
     numbers = count()
     while (due := heartbeat.next_timeout()) is not None:
-        await asyncio.sleep(due - loop.time())
+        wait = due - loop.time()
+        await asyncio.sleep(min(wait, _GLANCE) if heartbeat.state is Pulse.SUSPECT else wait)
         actions = heartbeat.heard(connection.last_heard) + heartbeat.handle_timeout(loop.time())
         for action in actions:
             if action is Action.PING:
