@@ -14,6 +14,7 @@ import atheris  # type: ignore[import-untyped]  # has no types; scripts/fuzz ins
 from tests.hello import CORPUS, handshake, reframe
 
 with atheris.instrument_imports(include=["tunnel"]):
+    from tests.unit.protocol import samples
     from tunnel.errors import RemoteProtocolError
     from tunnel.protocol.frames import FrameReader, frame
     from tunnel.protocol.hello import (
@@ -124,11 +125,7 @@ TARGETS = {
     ),
     "messages": Target(
         check_messages,
-        [
-            b'{"type":"ping","seq":1}',
-            b'{"type":"serve","name":"a.example","visitors":true,"challenge":false}',
-            b'{"type":"drain","deadline":30,"retry_after":1}',
-        ],
+        [encode(message) for message in (*samples.MESSAGES, samples.BODY, samples.HEADER)],
     ),
     "frames": Target(check_frames, [frame(b"") + frame(b"{}") + frame(b"ab")]),
 }
