@@ -109,7 +109,7 @@ def parse_client_hello(data: bytes) -> ClientHello | None:
 
     `data` starts at the first byte of the connection; whatever follows the hello is ignored.
     Raises HelloRefused as soon as no further byte could change that. Each call reads from the
-    start: a caller that tries at every segment uses a HelloReader.
+    start: who tries at every segment takes a HelloReader, or pays the square of their number.
     """
     return HelloReader().receive(data)
 
@@ -144,6 +144,10 @@ class HelloReader:
             return hello
         self._is_done = False
         return None
+
+    def receive_beginning(self, data: bytes) -> ClientHello | None:
+        """Do as `receive` does, with all bytes since the connection began: what peeking gives."""
+        return self.receive(data[self._size + len(self._unread) :])
 
     def _read_hello(self) -> Steps[ClientHello]:
         yield from self._refuse_plaintext()

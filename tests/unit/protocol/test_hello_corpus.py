@@ -60,6 +60,13 @@ def test_a_hello_that_comes_byte_by_byte_is_read_alike(program: str) -> None:
 
 
 @every_program
+def test_a_hello_that_is_peeked_at_again_and_again_is_read_alike(program: str) -> None:
+    hello, reader = CORPUS[program], HelloReader()
+    answers = [reader.receive_beginning(hello[:end]) for end in range(1, len(hello) + 1)]
+    assert answers == [*([None] * (len(hello) - 1)), expected(program)]
+
+
+@every_program
 @pytest.mark.parametrize(
     "rest", [b"\0", b"\x14\x03\x03\0\1\1", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 20_000]
 )
