@@ -1,1 +1,4 @@
-"""TODO."""
+"""The client: it keeps connections to relays and brings their visitors to a service.
+
+`tunnel.client.client.Client` is what a program embeds; `python -m tunnel.client` runs one.
+"""

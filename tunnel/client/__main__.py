@@ -1,0 +1,64 @@
+"""The program `client.pyz`. Module level imports next to nothing: `--version` answers at once."""
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tunnel.client.client import Client
+    from tunnel.client.events import ClientEvent
+    from tunnel.runtime.signals import Signals
+    from tunnel.settings.values import ClientSettings
+
+
+def main() -> int:
+    """Run the command line and return the exit status."""
+    from tunnel.cli.command import run_client_command  # noqa: PLC0415 - see the module's docstring
+
+    return run_client_command(sys.argv[1:], serve)
+
+
+def serve(settings: "ClientSettings") -> int:
+    """Run a client until a signal ends it; return the exit status."""
+    from tunnel.client.client import Client  # noqa: PLC0415 - as above
+    from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
+
+    async def run(signals: "Signals") -> None:
+        await run_until(signals.stop, Client(settings, on_event=Announcer()))
+
+    return run_daemon(settings.log, run)
+
+
+async def run_until(stop: "asyncio.Event", client: "Client") -> None:
+    """Run a client, and let it end in order once `stop` is set."""
+    import asyncio  # noqa: PLC0415 - as above
+
+    async def stop_when_asked() -> None:
+        await stop.wait()
+        client.stop()
+
+    async with asyncio.TaskGroup() as group:
+        stopper = group.create_task(stop_when_asked(), name="stop")
+        await client.run()
+        stopper.cancel()
+
+
+class Announcer:
+    """Prints `ID:` and `URL:`, one pair for each endpoint, once it is served for the first time."""
+
+    def __init__(self) -> None:
+        self._announced: set[str] = set()
+
+    def __call__(self, event: "ClientEvent") -> None:
+        """Print what a program that waits for the URL reads from standard output."""
+        from tunnel.client.events import Serving  # noqa: PLC0415 - as above
+
+        if isinstance(event, Serving) and event.endpoint not in self._announced:
+            self._announced.add(event.endpoint)
+            sys.stdout.write(f"ID: {event.id}\nURL: {event.url}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""Endpoints at run time: who may answer for which names, and with which certificate.
+
+One `Endpoint` per table of the settings; the identity of its keypair gives it its id and, with
+the suffix, its first name.
+"""
+
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+
+from tunnel.errors import SettingsError
+from tunnel.protocol.names import client_id
+from tunnel.settings.values import ClientSettings, EndpointSettings, KeypairSettings
+from tunnel.tls.certificates import load_chain, stored_self_signed
+from tunnel.tls.contexts import visitor_server_context
+from tunnel.tls.identity import Signer, fingerprint, load_or_create
+from tunnel.tls.slots import Certificate, CertificateSlot
+
+HTTPS_PORT = 443
+CERTIFICATES = "certificates"  # folder in the state directory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keypair:
+    """Who this client is towards relays: a signer, and what follows from its public key."""
+
+    name: str
+    signer: Signer
+    fingerprint: bytes
+    id: str
+
+
+def load_keypair(settings: KeypairSettings, signer: Signer | None = None) -> Keypair:
+    """Return the keypair of a key file, which is made if missing, or of `signer` in its place.
+
+    Raises SettingsError for a file that cannot be used.
+    """
+    signer = signer or load_or_create(settings.file)
+    print_of_key = fingerprint(signer.public_key)
+    return Keypair(settings.name, signer, print_of_key, client_id(print_of_key, settings.id_bits))
+
+
+class Endpoint:
+    """One endpoint: its names, the visitors it admits, and the TLS they meet."""
+
+    def __init__(
+        self, settings: EndpointSettings, keypair: Keypair, slot: CertificateSlot | None
+    ) -> None:
+        self.settings = settings
+        self.keypair = keypair
+        self.slot = slot  # None: the target speaks TLS itself
+        self.names = (f"{keypair.id}.{settings.suffix}", *settings.names)
+        self._context: ssl.SSLContext | None = None
+        self._context_of: Certificate | None = None
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.settings.name} {self.names[0]} → {self.settings.target}>"
+
+    @property
+    def name(self) -> str:
+        """The name of its table in the settings."""
+        return self.settings.name
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return the TLS context for the next visitor, None where TLS is passed through.
+
+        It is made for the first visitor, and again after the certificate was swapped. Raises
+        SettingsError if `visitor_ca` cannot be used.
+        """
+        if self.slot is None:
+            return None
+        certificate = self.slot.current
+        if self._context is None or self._context_of is not certificate:
+            alpn, visitor_ca = self.settings.alpn, self.settings.visitor_ca
+            self._context = visitor_server_context(certificate, alpn, visitor_ca)
+            self._context_of = certificate
+        return self._context
+
+    def admits(self, host: str) -> bool:
+        """Say whether a visitor from this IP address is let in: `deny` beats `allow`."""
+        if not self.settings.allow and not self.settings.deny:
+            return True
+        address = ip_address(host)
+        if any(address in network for network in self.settings.deny):
+            return False
+        return not self.settings.allow or any(address in each for each in self.settings.allow)
+
+
+def url_of(name: str, port: int) -> str:
+    """Return where visitors find a name."""
+    return f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
+
+
+def make_endpoints(
+    settings: ClientSettings, keypairs: Mapping[str, Keypair], now: datetime | None = None
+) -> tuple[Endpoint, ...]:
+    """Return all endpoints, with their certificates; raises SettingsError with every fault."""
+    moment = now or datetime.now(UTC)
+    endpoints: list[Endpoint] = []
+    faults: list[str] = []
+    for each in settings.endpoints.values():
+        try:
+            endpoints.append(_make(each, keypairs[each.keypair], settings.state_dir, moment))
+        except SettingsError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise SettingsError(sorted(faults))
+    return tuple(endpoints)
+
+
+def _make(settings: EndpointSettings, keypair: Keypair, state_dir: Path, now: datetime) -> Endpoint:
+    endpoint = Endpoint(settings, keypair, None)
+    certificate = _certificate(endpoint, state_dir, now)
+    if certificate is not None:
+        endpoint.slot = CertificateSlot(certificate)
+    if settings.visitor_ca is not None:
+        endpoint.context()  # a fault in it is the operator's, and is wanted now
+    return endpoint
+
+
+def _certificate(endpoint: Endpoint, state_dir: Path, now: datetime) -> Certificate | None:
+    settings = endpoint.settings
+    if settings.certificate == "passthrough":
+        return None
+    if settings.certificate == "files":
+        return load_chain(*_files(settings))
+    directory = state_dir / CERTIFICATES
+    names = endpoint.names
+    try:
+        return stored_self_signed(
+            directory, names[0], names, now=now, extension=settings.certificate_extension
+        )
+    except OSError as error:
+        fault = f"{directory}: cannot keep a certificate there: {error.strerror}"
+        raise SettingsError([fault]) from error
+
+
+def _files(settings: EndpointSettings) -> tuple[Path, Path]:
+    if settings.chain_file is None or settings.key_file is None:
+        fault = f"endpoints.{settings.name}: certificate = files needs chain_file and key_file"
+        raise SettingsError([fault])
+    return settings.chain_file, settings.key_file
+
+
+def by_name(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:
+    """Return the endpoints by each of their names."""
+    return {name: endpoint for endpoint in endpoints for name in endpoint.names}

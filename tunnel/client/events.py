@@ -1,0 +1,133 @@
+"""What a client tells the program around it, and the state it shows when asked.
+
+Events come in the order in which things happened, on the client's event loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tunnel.errors import Code
+from tunnel.log import get_log
+
+log = get_log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The client has begun; `endpoints` are the names of its endpoints' settings."""
+
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The client has ended: every stream is finished or cut, every connection closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A relay has accepted a connection."""
+
+    server: str
+    keypair: str
+    transport: str
+    observed: str  # our address as the relay sees it
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """An accepted connection has ended."""
+
+    server: str
+    keypair: str
+    transport: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransportChanged:
+    """Visitors of a server's session come over another transport now; None: over none."""
+
+    server: str
+    keypair: str
+    transport: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A relay sends visitors of `name` to us; told once per server until it stops doing so."""
+
+    endpoint: str
+    id: str
+    name: str
+    url: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A relay has said no: to the key if `name` is None, else to that name."""
+
+    server: str
+    keypair: str
+    code: Code
+    message: str
+    advice: str  # what an operator should do
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A relay could not be reached, or a connection was lost; it is tried again."""
+
+    server: str
+    keypair: str
+    cause: str
+    retry_in: float | None  # seconds
+
+
+ClientEvent = (
+    Started | Stopped | Connected | Disconnected | TransportChanged | Serving | Refused | Failed
+)
+Sink = Callable[[ClientEvent], None]
+
+
+def guarded(sink: Sink | None) -> Sink:
+    """Return a sink that never raises: a fault of the other program is logged and passed over."""
+
+    def emit(event: ClientEvent) -> None:
+        if sink is None:
+            return
+        try:
+            sink(event)
+        except Exception as error:  # noqa: BLE001 - the boundary to a program that is not ours
+            log.error("event sink failed", event=type(event).__name__, exception=error)
+
+    return emit
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """How one endpoint stands with one relay; `retry_in` is in seconds, None if nothing is due."""
+
+    server: str
+    transport: str | None
+    reason: str  # why that transport
+    connections: int  # registered ones
+    names: tuple[str, ...]  # that the relay serves now
+    observed: str | None  # our address as the relay sees it
+    last_error: str | None
+    retry_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """One endpoint: who it is, where visitors find it, and how it stands with each relay."""
+
+    endpoint: str
+    id: str
+    fingerprint: str
+    names: tuple[str, ...]
+    urls: tuple[str, ...]  # of the names that any relay has granted
+    servers: tuple[ServerState, ...]

@@ -1,0 +1,142 @@
+"""A visitor's stream on its way to the service: the other half of a relay's routing.
+
+Everything that a visitor alone can cause is logged at DEBUG and ends that stream only.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+
+from tunnel.client.endpoints import Endpoint
+from tunnel.client.excuse import answer_in_place_of_target
+from tunnel.errors import Code, DialFailed, RemoteProtocolError, StreamReset
+from tunnel.log import get_log, quoted
+from tunnel.protocol.frames import HEADER_LIMIT, FrameReader
+from tunnel.protocol.messages import StreamHeader, StreamKind, decode_header
+from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
+from tunnel.stream import Stream, splice
+from tunnel.tls.terminate import TlsStream, terminate
+from tunnel.transport import tcp
+
+HEADER_TIMEOUT = 5.0  # seconds
+HANDSHAKE_TIMEOUT = 10.0  # for a visitor's TLS: two round trips of the slowest path
+TARGET_TIMEOUT = 5.0  # below the patience of anybody who waits for a page
+
+PROXY_HEADERS = {"v1": encode_proxy_v1, "v2": encode_proxy_v2}
+
+log = get_log(__name__)
+
+
+class Forwarder:
+    """Brings the streams of one session to the targets of its endpoints."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], linger_timeout: float) -> None:
+        self._endpoints = endpoints
+        self._linger_timeout = linger_timeout
+
+    async def forward(self, stream: Stream) -> None:
+        """Carry one stream from its header to its end; when this returns, it is freed."""
+        try:
+            async with asyncio.timeout(HEADER_TIMEOUT):
+                header, first = await read_header(stream)
+        except (TimeoutError, RemoteProtocolError) as error:
+            is_late = isinstance(error, TimeoutError)
+            stream.abort(Code.TIMEOUT if is_late else Code.PROTOCOL)
+            log.debug("stream without a header", cause=error)
+        except StreamReset as reset:
+            log.debug("stream was cut in its header", code=reset.code.word)
+        else:
+            await self._route(Opened(stream, first), header)
+        finally:
+            stream.abort()
+
+    async def _route(self, stream: "Opened", header: StreamHeader) -> None:
+        endpoint = self._endpoints.get(header.name)
+        if endpoint is None or header.kind is not StreamKind.VISITOR:
+            stream.abort(Code.NOT_SERVING)
+            return
+        host = header.peer[0]
+        if not endpoint.admits(host):
+            # Not `not_serving`: the relay would only try another connection of ours.
+            stream.abort(Code.ABORTED)
+            log.debug("visitor denied", endpoint=endpoint.name, visitor=host)
+            return
+        try:
+            await self._serve(stream, header, endpoint)
+        except (StreamReset, RemoteProtocolError) as error:
+            log.debug("visitor ended", endpoint=endpoint.name, visitor=host, cause=error)
+
+    async def _serve(self, stream: "Opened", header: StreamHeader, endpoint: Endpoint) -> None:
+        context = endpoint.context()
+        near: Stream | TlsStream = stream
+        if context is not None:
+            near = await terminate(stream, context, handshake_timeout=HANDSHAKE_TIMEOUT)
+        try:
+            target = await self._reach(endpoint)
+        except DialFailed as failure:
+            log.debug("target did not answer", endpoint=endpoint.name, cause=failure)
+            await _excuse(near)
+            return
+        try:
+            if endpoint.settings.proxy_protocol is not None:
+                encode = PROXY_HEADERS[endpoint.settings.proxy_protocol]
+                await target.send(encode(header.peer, header.local))
+            await splice(near, target, self._linger_timeout)
+        finally:
+            target.abort()
+
+    async def _reach(self, endpoint: Endpoint) -> tcp.TcpStream:
+        target = endpoint.settings.target
+        where = target.address or target.path
+        if where is None:
+            raise DialFailed(f"{quoted(endpoint.name)} has no target")
+        return await tcp.connect(where, TARGET_TIMEOUT)
+
+
+async def _excuse(near: Stream | TlsStream) -> None:
+    """Tell a visitor whose service is down; what cannot be told in HTTP/1.1 is a cut."""
+    if isinstance(near, TlsStream) and near.alpn in (None, "http/1.1"):
+        await answer_in_place_of_target(near)
+    near.abort(Code.TARGET_DOWN)
+
+
+async def read_header(stream: Stream) -> tuple[StreamHeader, bytes]:
+    """Return a stream's header and the bytes that came after it in the same go.
+
+    Cancel-safe only for a stream that is aborted then. Raises RemoteProtocolError, StreamReset.
+    """
+    reader = FrameReader(HEADER_LIMIT)
+    while (payload := reader.next_frame()) is None:
+        data = await stream.receive()
+        if not data:
+            raise RemoteProtocolError("the stream ended within its header")
+        reader.feed(data)
+    return decode_header(payload), reader.take_rest()
+
+
+class Opened:
+    """A stream whose header was read: what came after it is received first."""
+
+    def __init__(self, stream: Stream, first: bytes) -> None:
+        self._stream = stream
+        self._first = first
+
+    def __repr__(self) -> str:
+        return f"<Opened {self._stream!r}>"
+
+    async def receive(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await self._stream.receive()
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send(data)
+
+    async def finish(self) -> None:
+        await self._stream.finish()
+
+    def abort(self, code: Code = Code.ABORTED) -> None:
+        self._stream.abort(code)
+
+    def join(self, far: Stream) -> Awaitable[None] | None:
+        return None if self._first else self._stream.join(far)

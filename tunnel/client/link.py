@@ -1,0 +1,338 @@
+"""One connection to a relay, from its dial to its end.
+
+Which connections there are is decided elsewhere (`racing`, `uplink`); a link does what it is told
+and reports what happens to it.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from tunnel import __version__
+from tunnel.client.addresses import dial_any
+from tunnel.client.ending import LEFT, Ending, ending_of
+from tunnel.client.endpoints import Keypair
+from tunnel.client.forward import Forwarder
+from tunnel.client.offers import Offers
+from tunnel.client.racing import Lane, resolves_name
+from tunnel.errors import Code, DialFailed, Refused, TunnelError
+from tunnel.protocol.fields import Reason
+from tunnel.protocol.heartbeat import Action
+from tunnel.protocol.messages import (
+    AuthBody,
+    Bye,
+    Drain,
+    Ping,
+    Pong,
+    Reject,
+    Serve,
+    Serving,
+    Welcome,
+)
+from tunnel.protocol.registration import ClientEvent, ClientRegistration
+from tunnel.runtime.control import ControlChannel, keep_alive, part
+from tunnel.runtime.supervision import Crowd, first_of
+from tunnel.settings.values import ServerSettings
+from tunnel.stream import Address, Connection
+from tunnel.tls.contexts import Trust
+from tunnel.transport.doors import Dialer
+from tunnel.transport.options import TransportOptions
+
+SOFTWARE = f"tunnel/{__version__}"
+WITHDRAWAL_TIMEOUT = 5.0  # for the relay to confirm that no new visitors come
+
+Channel = ControlChannel[ClientEvent, Serve | Ping | Pong]
+Resolver = Callable[[Address], Awaitable[list[Address]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claim:
+    """Who we are to a relay, and what for."""
+
+    keypair: Keypair
+    instance: bytes
+    names: tuple[str, ...]
+    extension: bytes | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """How one relay is reached."""
+
+    server: ServerSettings
+    options: TransportOptions
+    dialers: Mapping[str, Dialer]
+    resolve: Resolver
+
+    async def dial(self, lane: Lane) -> Connection:
+        """Return a connection over the lane's transport; raises DialFailed. Cancel-safe."""
+        server = self.server
+        trust = Trust(server.server_name, server.ca, server.pin, server.insecure)
+        connect = self.dialers[lane.transport]
+        addresses = [server.address]
+        if resolves_name(lane, server.proxy):
+            addresses = await self.resolve(server.address)
+        return await dial_any(
+            addresses, lambda address: connect(address, trust, self.options, server.proxy)
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passage:
+    """What all links of one uplink have in common; times are in seconds."""
+
+    way: Way
+    claim: Claim
+    forwarder: Forwarder
+    register_timeout: float
+    heartbeat: float
+
+
+class LinkOwner(Protocol):
+    """Whoever decides about links, and hears from them."""
+
+    def registered(self, link: "Link") -> None:
+        """The relay has welcomed the link; it may be told to leave right here."""
+
+    def answered(self, name: str, reason: Reason | None) -> None:
+        """The relay has begun or ended to serve a name; `reason` is set if it refuses."""
+
+    def serving(self, link: "Link") -> None:
+        """All offers of the link are answered, and visitors come."""
+
+    def judged(self, link: "Link", action: Action) -> None:
+        """The heartbeat says SUSPECT or RESTORE."""
+
+    def vacated(self, link: "Link", ending: Ending) -> None:
+        """The relay sends nobody here any more; the link goes on until its streams have ended."""
+
+
+@dataclass(slots=True)
+class _Departure:
+    """When a link has to be gone, in loop time; None while it is to stay."""
+
+    deadline: float | None = None
+    is_announced: bool = False  # the relay is to be told to send nobody any more
+    grace: asyncio.Timeout | None = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Exchange:
+    """A connection whose control stream is open."""
+
+    connection: Connection
+    channel: Channel
+    registration: ClientRegistration
+
+
+class Link:
+    """A connection that registers, serves, and leaves in order."""
+
+    def __init__(self, lane: Lane, passage: Passage, owner: LinkOwner) -> None:
+        self.lane = lane
+        self.welcome: Welcome | None = None
+        self.offers = Offers((), random.random)
+        self._passage = passage
+        self._owner = owner
+        self._departure = _Departure()
+        self._news = asyncio.Event()  # an answer came, or it is time to go
+        self._exchange: _Exchange | None = None
+        self._streams = Crowd(f"stream {lane}")
+
+    def __repr__(self) -> str:
+        state = self._exchange.registration.state.name if self._exchange else "DIALLING"
+        leaving = " leaving" if self._departure.asked.is_set() else ""
+        return f"<Link {self._passage.way.server.name} {self.lane} {state}{leaving}>"
+
+    def leave(self, deadline: float, *, announce: bool = True) -> None:
+        """Ask the link to finish its streams and to be gone by `deadline` (loop time).
+
+        With `announce` the relay is told first to send nobody any more. Asking again can only
+        bring the deadline forward.
+        """
+        departure = self._departure
+        if departure.deadline is None:
+            departure.deadline = deadline
+            departure.is_announced = announce
+        departure.deadline = min(departure.deadline, deadline)
+        if departure.grace is not None:
+            departure.grace.reschedule(departure.deadline)
+        departure.asked.set()
+        self._news.set()
+
+    async def run(self) -> Ending:
+        """Dial, register and serve until the end, which is returned."""
+        try:
+            await self._register_in_time()
+            if self._exchange is not None:
+                await self._use(self._exchange)
+        except TunnelError as error:
+            ending = ending_of(error)
+            if self._exchange is not None and self._exchange.registration.is_open:
+                await self._part(self._exchange, ending)
+            return ending
+        finally:
+            if self._exchange is not None:
+                self._exchange.connection.close()
+        return Ending(Code.OK, LEFT)
+
+    async def _use(self, exchange: _Exchange) -> None:
+        if self.welcome is None:  # told to leave while registering
+            await self._part(exchange, Ending(Code.OK, LEFT))
+            return
+        self._owner.registered(self)
+        await self._stay(exchange, self.welcome)
+
+    @staticmethod
+    async def _part(exchange: _Exchange, ending: Ending) -> None:
+        code = Code.OK if ending.code is None else ending.code
+        await part(exchange.connection, exchange.channel, code, ending.message)
+
+    async def _register_in_time(self) -> None:
+        timeout = self._passage.register_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await first_of(self._register, self._wait_for_departure)
+        except TimeoutError as error:
+            raise DialFailed(f"not registered within {timeout:g} s") from error
+
+    async def _wait_for_departure(self) -> None:
+        await self._departure.asked.wait()
+
+    async def _register(self) -> None:
+        self._exchange = exchange = await self._open()
+        self._accept_only(await exchange.channel.receive())  # hello, which the machine remembers
+        claim, registration = self._passage.claim, exchange.registration
+        body = AuthBody(
+            version=registration.version,
+            key=claim.keypair.signer.public_key,
+            instance=claim.instance,
+            names=claim.names,
+            features=(),
+            software=SOFTWARE,
+            extension=claim.extension,
+        )
+        await exchange.channel.write(registration.auth(body, claim.keypair.signer.sign))
+        answer = self._accept_only(await exchange.channel.receive())
+        if isinstance(answer, Welcome):
+            self._welcome(answer)
+
+    async def _open(self) -> _Exchange:
+        connection = await self._passage.way.dial(self.lane)
+        try:
+            stream = await connection.accept_stream()
+        except BaseException:
+            connection.close()
+            raise
+        binding = connection.binding
+        registration = ClientRegistration(binding.transport, binding.leaf_hash)
+        return _Exchange(connection, Channel(stream, registration), registration)
+
+    @staticmethod
+    def _accept_only(message: ClientEvent) -> ClientEvent:
+        """Return a message of the registration; raises Refused if it is the relay's no."""
+        if isinstance(message, Reject | Bye):
+            raise Refused(message.reason.code, message.message, message.retry_after)
+        return message
+
+    def _welcome(self, welcome: Welcome) -> None:
+        names = [name for name in self._passage.claim.names if name in welcome.granted]
+        if not names:
+            reasons = [reason.code for reason in welcome.refused.values()]
+            code = reasons[0] if reasons else Code.NAME_REFUSED
+            raise Refused(code, "the relay grants none of the names")
+        self.offers = Offers(names, random.random)
+        self.welcome = welcome
+
+    async def _stay(self, exchange: _Exchange, welcome: Welcome) -> None:
+        interval = max(welcome.heartbeat, self._passage.heartbeat)
+        async with self._streams as streams:
+            try:
+                await first_of(
+                    partial(self._listen, exchange.channel),
+                    partial(
+                        keep_alive, exchange.connection, exchange.channel, interval, self._judge
+                    ),
+                    partial(self._accept, exchange.connection),
+                    partial(self._tend, exchange),
+                )
+            finally:
+                streams.cancel()
+
+    def _judge(self, action: Action) -> None:
+        self._owner.judged(self, action)
+
+    async def _accept(self, connection: Connection) -> None:
+        while True:
+            stream = await connection.accept_stream()
+            self._streams.start(self._passage.forwarder.forward(stream))
+
+    async def _listen(self, channel: Channel) -> None:
+        while True:
+            match await channel.receive():
+                case Ping(number):
+                    await channel.send(Pong(number))
+                case Serving() as answer:
+                    self._note(answer)
+                case Drain() as drain:
+                    self._drained(drain)
+                case Bye() as bye:
+                    raise Refused(bye.reason.code, bye.message, bye.retry_after)
+                case _:
+                    pass  # pong: that it came is what counts, and the transport has noted that
+
+    def _note(self, answer: Serving) -> None:
+        was_complete = self.offers.is_complete
+        reason = self.offers.answered(answer, asyncio.get_running_loop().time())
+        self._owner.answered(answer.name, reason)
+        if self.offers.is_complete and not was_complete:
+            self._owner.serving(self)
+        self._news.set()
+
+    def _drained(self, drain: Drain) -> None:
+        code = Code.SUPERSEDED if self.offers.is_superseded else Code.DRAINING
+        self._owner.vacated(self, Ending(code, "drained by the relay", drain.retry_after))
+        self.leave(asyncio.get_running_loop().time() + drain.deadline, announce=False)
+
+    async def _tend(self, exchange: _Exchange) -> None:
+        """Offer what was granted, repeat what was refused, and leave when asked to."""
+        now = asyncio.get_running_loop().time
+        channel, departure = exchange.channel, self._departure
+        if not departure.asked.is_set():
+            await self._send(channel, self.offers.open())
+        while not departure.asked.is_set():
+            await self._wait_for_news(self.offers.next_timeout())
+            await self._send(channel, self.offers.take_due(now()))
+        if departure.is_announced:
+            await self._withdraw(channel)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(departure.deadline) as departure.grace:
+                await self._streams.emptied()
+        await self._part(exchange, Ending(Code.OK, LEFT))
+
+    async def _wait_for_news(self, until: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        self._news.clear()
+
+    @staticmethod
+    async def _send(channel: Channel, offers: list[Serve]) -> None:
+        for offer in offers:
+            await channel.send(offer)
+
+    async def _withdraw(self, channel: Channel) -> None:
+        """Have the relay send its visitors elsewhere before anything else is given up."""
+        latest = asyncio.get_running_loop().time() + WITHDRAWAL_TIMEOUT
+        if self._departure.deadline is not None:
+            latest = min(latest, self._departure.deadline)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(latest):
+                await self._send(channel, self.offers.withdraw())
+                while self.offers.serving:
+                    await self._wait_for_news(None)

@@ -1,0 +1,222 @@
+"""One keypair's session with one relay: it dials what `racing.Course` says, and tells it what came.
+
+Each connection is one task, in `link`; this one decides nothing but the order of things.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+
+from tunnel.client import events
+from tunnel.client.ending import Ending
+from tunnel.client.endpoints import Endpoint, url_of
+from tunnel.client.favourites import Favourites
+from tunnel.client.journal import Journal
+from tunnel.client.link import Link, Passage
+from tunnel.client.racing import Course, Lane, Rules
+from tunnel.errors import Code
+from tunnel.log import get_log
+from tunnel.protocol.fields import Reason
+from tunnel.protocol.heartbeat import Action
+from tunnel.runtime.supervision import Crowd
+from tunnel.stream import Address
+
+log = get_log(__name__)
+
+
+class Uplink:
+    """All connections from one keypair to one relay, for as long as the client runs."""
+
+    def __init__(
+        self,
+        passage: Passage,
+        endpoints: Mapping[str, Endpoint],
+        rules: Rules,
+        journal: Journal,
+        favourites: Favourites,
+        drain_timeout: float,
+    ) -> None:
+        self._passage = passage
+        self._endpoints = endpoints  # by each of their names
+        self._journal = journal
+        self._favourites = favourites
+        self._drain_timeout = drain_timeout
+        self._address = passage.way.server.address
+        remembered = favourites.get(self._address)
+        self._course = Course(rules, random.random, remembered=remembered)
+        self._links: dict[Lane, Link] = {}
+        self._departing: set[Link] = set()
+        self._urls: dict[str, str] = {}  # of the names that the relay serves now
+        self._news = asyncio.Event()
+        self._transport: str | None = None  # the one told last
+        self._is_stopping = False
+
+    def __repr__(self) -> str:
+        claim = self._passage.claim
+        return f"<Uplink {claim.keypair.name} → {self.server} {self._course!r}>"
+
+    @property
+    def server(self) -> str:
+        """The name of the relay's settings."""
+        return self._passage.way.server.name
+
+    def carries(self, endpoint: Endpoint) -> bool:
+        """Say whether the endpoint is served through this session."""
+        return self._endpoints.get(endpoint.names[0]) is endpoint
+
+    @property
+    def urls(self) -> Mapping[str, str]:
+        """Where visitors find each name that the relay serves now."""
+        return self._urls
+
+    def stop(self) -> None:
+        """Ask `run` to end in order: visitors elsewhere, streams finished, everything closed."""
+        self._is_stopping = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """Keep the session up until `stop`."""
+        now = asyncio.get_running_loop().time
+        self._course.start(now())
+        async with Crowd(f"link to {self.server}") as crowd:
+            while not self._is_stopping:
+                for lane in self._course.take_due(now()):
+                    link = self._links[lane] = Link(lane, self._passage, self)
+                    crowd.start(self._drive(link))
+                await self._wait(self._course.next_timeout())
+            self._leave_all()
+
+    async def _wait(self, until: float | None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        self._news.clear()
+
+    def _leave_all(self) -> None:
+        deadline = self._now() + self._drain_timeout
+        for link in (*self._links.values(), *self._departing):
+            link.leave(deadline)
+
+    async def _drive(self, link: Link) -> None:
+        try:
+            ending = await link.run()
+        except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
+            log.error("link failed", server=self.server, lane=link.lane, exception=error)
+            ending = Ending(Code.INTERNAL, "a bug of ours, see the log")
+        self._departing.discard(link)
+        if link.welcome is not None:
+            self._journal.disconnected(link.lane.transport, ending)
+        if self._links.get(link.lane) is link:
+            self._give_up(link, ending)
+        self._compare_names()
+
+    def _give_up(self, link: Link, ending: Ending) -> None:
+        """Take a link out of the course, which plans the next attempt."""
+        del self._links[link.lane]
+        now = self._now()
+        self._course.ended(link.lane, now, ending)
+        due = self._course.next_timeout()
+        if not self._is_stopping:
+            retry_in = None if due is None else max(0.0, round(due - now, 3))
+            self._journal.ended(link.lane.transport, ending, retry_in)
+        self._apply()
+
+    # -- what links report
+
+    def registered(self, link: Link) -> None:
+        """Count a link in that the relay has welcomed, if it is still wanted."""
+        if not self._is_current(link) or link.welcome is None:
+            return
+        self._journal.connected(link.lane.transport, str(Address(*link.welcome.observed)))
+        for name, reason in link.welcome.refused.items():
+            self._journal.refused(reason.code, str(reason), name)
+        self._course.registered(link.lane, self._now())
+        self._apply()
+
+    def answered(self, name: str, reason: Reason | None) -> None:
+        """Note what the relay does for a name."""
+        if reason is not None:
+            self._journal.refused(reason.code, str(reason), name)
+        self._compare_names()
+
+    def serving(self, link: Link) -> None:
+        """Let the course know that visitors come over this link."""
+        if self._is_current(link):
+            self._course.serving(link.lane, self._now())
+            self._apply()
+
+    def judged(self, link: Link, action: Action) -> None:
+        """Pass the heartbeat's verdict on to the course."""
+        if not self._is_current(link):
+            return
+        if action is Action.SUSPECT:
+            self._course.suspect(link.lane, self._now())
+        elif action is Action.RESTORE:
+            self._course.restored(link.lane)
+        self._apply()
+
+    def vacated(self, link: Link, ending: Ending) -> None:
+        """Replace a link that goes on only for the streams it has."""
+        if self._is_current(link):
+            self._departing.add(link)
+            self._give_up(link, ending)
+
+    def _is_current(self, link: Link) -> bool:
+        return self._links.get(link.lane) is link
+
+    # -- what follows from it
+
+    def _apply(self) -> None:
+        """Let surplus links leave, and wake `run` for what is due."""
+        deadline = self._now() + self._drain_timeout
+        for lane in self._course.take_surplus():
+            link = self._links.pop(lane)
+            self._departing.add(link)
+            link.leave(deadline)
+        if self._course.transport != self._transport:
+            self._transport = self._course.transport
+            self._journal.changed(self._transport, self._course.reason)
+            if self._transport is not None:
+                self._favourites.put(self._address, self._course.favourite)
+        self._news.set()
+
+    def _compare_names(self) -> None:
+        """Tell which names the relay has begun or ceased to send visitors for."""
+        urls = {
+            name: url_of(name, link.welcome.granted[name])
+            for link in (*self._links.values(), *self._departing)
+            if link.welcome is not None
+            for name in link.offers.serving
+        }
+        before, self._urls = self._urls, urls
+        for name in before.keys() - urls.keys():
+            self._journal.not_serving(name)
+        for name in self._passage.claim.names:
+            if name in urls and name not in before:
+                endpoint = self._endpoints[name]
+                self._journal.serving(
+                    events.Serving(
+                        endpoint.name, endpoint.keypair.id, name, urls[name], self.server
+                    )
+                )
+
+    def state(self, names: frozenset[str]) -> events.ServerState:
+        """Return how the session stands, as far as these names are concerned."""
+        welcomes = [link.welcome for link in self._links.values() if link.welcome is not None]
+        due = self._course.next_timeout()
+        is_waiting = self._course.transport is None and due is not None
+        return events.ServerState(
+            server=self.server,
+            transport=self._course.transport,
+            reason=self._course.reason,
+            connections=len(welcomes),
+            names=tuple(sorted(names & self._urls.keys())),
+            observed=str(Address(*welcomes[0].observed)) if welcomes else None,
+            last_error=self._journal.last_error,
+            retry_in=max(0.0, due - self._now()) if is_waiting and due is not None else None,
+        )
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
