@@ -107,9 +107,8 @@ def visit(folder: Path, *arguments: str, is_staying: bool) -> None:
         if page != PAGE:
             raise SystemExit(f"demo: another page came back: {page[:200]!r}")
         say(f"ID: {name}\nURL: {url}")
-        say(
-            f"fetched {len(page)} bytes over {transport}, certificate verified: {page.decode().strip()}"
-        )
+        text = page.decode().strip()
+        say(f"fetched {len(page)} bytes over {transport}, certificate verified: {text}")
         say(f"client ready in {ready - start:.2f} s, page in {(done - ready) * 1000:.0f} ms\n")
         if is_staying:
             stay(url, host, folder)

@@ -101,7 +101,7 @@ class Agents:
         finally:
             self._unregistered -= 1
         if link is not None:
-            await self._live(link, bound.bind(session=link.session))
+            await self._live(link, bound.bind(session=link.session.label))
 
     # -- registration
 
@@ -153,7 +153,7 @@ class Agents:
             raise
         log.info(
             "registered",
-            session=link.session,
+            session=link.session.label,
             peer=connection.peer,
             transport=connection.binding.transport,
             names=",".join(decision.granted),
@@ -222,7 +222,7 @@ class Agents:
         kinds = Kinds(visitors=wish.visitors, challenge=wish.challenge)
         outcome = self._registry.serve(link, wish.name, kinds)
         for loser in outcome.superseded:
-            bound.info("took over", name=wish.name, superseded=loser)
+            bound.info("took over", name=wish.name, superseded=loser.label)
             self._dismiss(loser, wish.name)
         reason = Reason(outcome.code) if outcome.code is not None else None
         now = outcome.kinds

@@ -68,6 +68,11 @@ class Session:
         """Say whether any link of any state serves visitors of the name."""
         return any(name in link.serving and link.serving[name].visitors for link in self.links)
 
+    @property
+    def label(self) -> str:
+        """Short words for logs: the beginning of the key's fingerprint, and which run of it."""
+        return f"{self.fingerprint.hex()[:16]}/{self.instance.hex()[:4]}"
+
     def __repr__(self) -> str:
         states = ",".join(link.state.name for link in self.links)
-        return f"<Session {self.fingerprint.hex()[:16]} [{states}]>"
+        return f"<Session {self.label} [{states}]>"

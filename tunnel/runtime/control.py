@@ -5,7 +5,8 @@ Relay and client run the same code over their own registration machine; no trans
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -71,10 +72,8 @@ class ControlChannel(Generic[Event_co, Message_contra]):
                 return event
 
     async def _feed(self) -> None:
-        try:
+        with _as_loss():
             data = await self._stream.receive()
-        except StreamReset as reset:
-            raise ConnectionLost(f"control stream cut: {reset}", reset.code) from reset
         if data:
             self._reader.feed(data)
         elif self._registration.is_open:
@@ -98,13 +97,21 @@ class ControlChannel(Generic[Event_co, Message_contra]):
         async with self._sending:
             if self._registration.is_open:
                 await self._write(self._registration.leave(code, message, retry_after))
-                await self._stream.finish()
+                with _as_loss():
+                    await self._stream.finish()
 
     async def _write(self, frame: bytes) -> None:
-        try:
+        with _as_loss():
             await self._stream.send(frame)
-        except StreamReset as reset:
-            raise ConnectionLost(f"control stream cut: {reset}", reset.code) from reset
+
+
+@contextmanager
+def _as_loss() -> Iterator[None]:
+    """A control stream that is cut means that the connection is lost."""
+    try:
+        yield
+    except StreamReset as reset:
+        raise ConnectionLost(f"control stream cut: {reset}", reset.code) from reset
 
 
 async def part(
