@@ -313,6 +313,7 @@ class Link:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(departure.deadline) as departure.grace:
                 await self._streams.emptied()
+        departure.grace = None
         await self._part(exchange, Ending(Code.OK, LEFT))
 
     async def _wait_for_news(self, until: float | None) -> None:
