@@ -207,6 +207,8 @@ def _parse_verb(program: str, verb: str, argv: Sequence[str]) -> Namespace:
         default = Path(f"{program}.toml" if verb == "init" else "client.key")
         parser.add_argument("path", nargs="?", type=Path, default=default, help=f"({default})")
     arguments = parser.parse_args(argv)
+    if verb == "id" and arguments.config and (arguments.domain_suffix or arguments.id_bits):
+        parser.error("--domain-suffix and --id-bits do not go with -c")
     arguments.verb = verb
     return arguments
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from tunnel.settings.kinds import written
-from tunnel.settings.schema import ANY, REQUIRED, UNSET, Computed, Key, Schema, Section
-from tunnel.settings.tree import Leaf, Table, dotted, find, is_masked, leaves, quote_key
+from tunnel.settings.schema import REQUIRED, UNSET, Computed, Key, Schema, Section, instances
+from tunnel.settings.tree import Leaf, Node, Table, dotted, find, is_masked, leaves, quote_key
 
 Path = tuple[str, ...]
 
@@ -14,7 +14,7 @@ def show_config(schema: Schema, tree: Table, environment: Mapping[str, str]) -> 
     shown: set[Path] = set()
     blocks: list[str] = []
     for section in schema.sections:
-        for path in _instances(section.path, tree):
+        for path in instances(section.path, tree):
             lines = list(_lines(section, path, tree, environment))
             shown |= {(*path, key.name) for key in section.keys}
             if lines:
@@ -22,19 +22,6 @@ def show_config(schema: Schema, tree: Table, environment: Mapping[str, str]) -> 
     rest = [(path, leaf) for path, leaf in leaves(tree) if path not in shown]
     blocks += [f"{dotted(path)} = {_with_origin(leaf)}" for path, leaf in rest]
     return "\n\n".join(blocks) + "\n"
-
-
-def _instances(pattern: Path, tree: Table, done: Path = ()) -> Iterator[Path]:
-    """Yield the paths that a section's pattern stands for in this tree."""
-    if not pattern:
-        yield done
-    elif pattern[0] != ANY:
-        yield from _instances(pattern[1:], tree, (*done, pattern[0]))
-    else:
-        node = find(tree, done)
-        for name, below in node.entries.items() if isinstance(node, Table) else ():
-            if isinstance(below, Table) and not (is_masked(below) and pattern[1:]):
-                yield from _instances(pattern[1:], tree, (*done, name))
 
 
 def _lines(
@@ -46,8 +33,19 @@ def _lines(
         leaf = find(tree, (*path, key.name))
         if isinstance(leaf, Leaf):
             yield f"{key.name} = {_with_origin(leaf)}"
-        elif not (masked or section.not_built or key.not_built):
+        elif not (masked or section.not_built or key.not_built) and _applies(key, section, table):
             yield from _default_line(key, environment)
+
+
+def _applies(key: Key, section: Section, table: Node | None) -> bool:
+    """Say whether a key has a meaning besides the others of its table."""
+    if key.only_with is None:
+        return True
+    switch, allowed = key.only_with
+    leaf = table.entries.get(switch) if isinstance(table, Table) else None
+    known = section.key(switch)
+    chosen = leaf.value if isinstance(leaf, Leaf) else known and known.default
+    return chosen in allowed
 
 
 def _default_line(key: Key, environment: Mapping[str, str]) -> Iterator[str]:

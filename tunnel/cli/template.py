@@ -43,7 +43,8 @@ def _instance(pattern: tuple[str, ...], name: str) -> tuple[str, ...]:
 
 
 def _comment(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ") + "\n"
+    lines = textwrap.wrap(text, _WIDTH, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
 
 
 def _block(

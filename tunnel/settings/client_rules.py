@@ -8,19 +8,18 @@ from tunnel.settings.reader import Reading
 from tunnel.settings.shared_rules import (
     check_certificate_files,
     check_flow,
-    check_only_with,
     check_references,
+    check_switches,
     in_force,
     value_at,
 )
 from tunnel.settings.tree import find
 
-_TLS_ENDED = ("self-signed", "files")  # certificates with which visitors' TLS ends here
-
 
 def check_client(reading: Reading) -> None:
     """Note every fault that shows only when several keys are looked at together."""
     check_flow(reading)
+    check_switches(reading)
     for group, purpose in (("servers", "to connect to"), ("endpoints", "to serve")):
         if not in_force(reading, group) and find(reading.tree, (group,)) is None:
             reading.fault((group,), f"none {purpose} (expected a table such as [{group}.NAME])")
@@ -52,7 +51,6 @@ def _check_proxy(reading: Reading, server: str) -> None:
 def _check_endpoint(reading: Reading, name: str, endpoint: dict[str, Any]) -> None:
     path = ("endpoints", name)
     check_certificate_files(reading, path, "certificate")
-    check_only_with(reading, path, "certificate", _TLS_ENDED, ("alpn", "visitor_ca"))
     if keypair := endpoint.get("keypair"):
         check_references(reading, (*path, "keypair"), (keypair,), "keypairs")
     check_references(reading, (*path, "servers"), endpoint.get("servers", ()), "servers")

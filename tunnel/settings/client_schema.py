@@ -38,6 +38,8 @@ _TRANSPORT = choice("auto", "quic", "h2")
 _POOL_SIZE = whole(1, 64)
 _DIRECT = dict.fromkeys(("auto", "on"), "direct connections")
 
+_TLS_ENDED = ("certificate", ("self-signed", "files"))  # visitors' TLS ends here
+
 _CLIENT = Section(
     ("client",),
     "The process as a whole.",
@@ -140,7 +142,7 @@ _ENDPOINTS = Section(
             'itself; later also `"acme"`)',
             "self-signed",
         ),
-        *certificate_files(),
+        *certificate_files("certificate"),
         Key(
             "before_certificate",
             choice("self-signed", "refuse"),
@@ -154,6 +156,7 @@ _ENDPOINTS = Section(
             'protocols offered to visitors; add `"h2"` if the target speaks cleartext HTTP/2 '
             "(not with `passthrough`)",
             ["http/1.1"],
+            only_with=_TLS_ENDED,
         ),
         Key(
             "certificate_extension_hex",
@@ -189,6 +192,7 @@ _ENDPOINTS = Section(
             PUBLIC_FILE,
             "require a certificate of visitors, issued by these (not with `passthrough`)",
             sample="people.pem",
+            only_with=_TLS_ENDED,
         ),
     ),
     TABLE_NAME,

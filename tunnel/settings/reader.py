@@ -56,15 +56,13 @@ class Reading:
         self.tree = tree
         self.values: dict[str, Any] = {}
         self.masked: dict[Path, Where] = {}
-        self.faulty: set[Path] = set()
-        self._schema = schema
+        self.schema = schema
         self._circumstances = circumstances
         self._faults: list[Fault] = []
         self.values = self._read_table((), (), tree)
 
     def fault(self, path: Path, message: str) -> None:
         """Note what is wrong at `path`, or at the nearest table that was written."""
-        self.faulty.add(path)
         self._faults.append(Fault(where_is(self.tree, path), path, message))
 
     def raise_faults(self) -> None:
@@ -75,7 +73,7 @@ class Reading:
 
     def _read_table(self, pattern: Path, path: Path, table: Table) -> dict[str, Any]:
         """Return the values of one table, defaults and tables below it included."""
-        section = self._schema.section(pattern)
+        section = self.schema.section(pattern)
         if section is not None and section.not_built:
             if path != () and table.entries:
                 self.fault(path, str(NotBuilt(section.not_built)))
@@ -83,13 +81,13 @@ class Reading:
         values: dict[str, Any] = {}
         if section is not None:
             values |= self._read_keys(section, path, table)
-        for name in self._schema.children(pattern):
+        for name in self.schema.children(pattern):
             if name == ANY:
                 values |= self._read_named((*pattern, ANY), path, table)
             else:
                 below = self._subtable((*path, name), table.entries.get(name), table.where)
                 values[name] = self._read_table((*pattern, name), (*path, name), below)
-        if ANY not in self._schema.children(pattern):
+        if ANY not in self.schema.children(pattern):
             self._refuse_unknown(pattern, section, path, table)
         return values
 
@@ -97,20 +95,20 @@ class Reading:
         if isinstance(node, Table):
             return node
         if node is not None:
-            example = (*path, "NAME") if self._schema.section((*path, ANY)) else path
+            example = (*path, "NAME") if self.schema.section((*path, ANY)) else path
             self.fault(path, f"{_found(node)} is not a table (expected [{dotted(example)}])")
         return Table(where)
 
     def _read_named(self, pattern: Path, path: Path, table: Table) -> dict[str, Any]:
         """Return the tables whose names the operator chose, masked ones left out."""
-        section = self._schema.section(pattern)
+        section = self.schema.section(pattern)
         if section is None:
             raise LookupError(pattern)
         result: dict[str, Any] = {}
         for name, node in table.entries.items():
             here = (*path, name)
             if is_masked(node):
-                self.masked[here] = node.where
+                self.masked[here] = where_is(self.tree, (*here, "enabled"))
                 result |= self._read_withdrawn(section, here, node)
             elif self._is_sound(section, here, node):
                 below = self._subtable(here, node, table.where)
@@ -148,7 +146,7 @@ class Reading:
 
     def _known(self, section: Section) -> list[str]:
         """Return the names that may stand in a section's table."""
-        return [*(key.name for key in section.keys), *self._schema.children(section.path)]
+        return [*(key.name for key in section.keys), *self.schema.children(section.path)]
 
     def _read_keys(self, section: Section, path: Path, table: Table) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -191,7 +189,7 @@ class Reading:
     def _refuse_unknown(
         self, pattern: Path, section: Section | None, path: Path, table: Table
     ) -> None:
-        known = self._known(section) if section else [*self._schema.children(pattern)]
+        known = self._known(section) if section else [*self.schema.children(pattern)]
         for name, node in table.entries.items():
             if name not in known:
                 sort = "table" if isinstance(node, Table) else "key"

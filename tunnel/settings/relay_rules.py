@@ -9,8 +9,8 @@ from tunnel.settings.reader import Reading
 from tunnel.settings.shared_rules import (
     check_certificate_files,
     check_flow,
-    check_only_with,
     check_references,
+    check_switches,
     in_force,
 )
 from tunnel.stream import Address
@@ -19,20 +19,13 @@ from tunnel.stream import Address
 def check_relay(reading: Reading) -> None:
     """Note every fault that shows only when several keys are looked at together."""
     check_flow(reading)
+    check_switches(reading)
     check_certificate_files(reading, ("certificate",), "mode")
     _check_listeners(reading)
-    _check_kinds(reading)
     _check_addresses(reading)
     _check_suffixes(reading)
     _check_fingerprints(reading)
     _check_names(reading)
-
-
-def _check_kinds(reading: Reading) -> None:
-    for name in in_force(reading, "listeners"):
-        here = ("listeners", name)
-        check_only_with(reading, here, "kind", ("agents", "shared"), ("transports",))
-        check_only_with(reading, here, "kind", ("public", "shared"), ("proxy_protocol_from",))
 
 
 def _check_listeners(reading: Reading) -> None:

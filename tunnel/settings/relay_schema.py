@@ -77,7 +77,7 @@ _CERTIFICATE = Section(
             '(later also `"acme"`)',
             "self-signed",
         ),
-        *certificate_files(),
+        *certificate_files("mode"),
         Key(
             "names",
             array(CUSTOM_NAME),
@@ -106,6 +106,7 @@ _LISTENERS = Section(
             "what clients may use: `quic` on UDP, `h2` on TCP (only `agents` and `shared`; later "
             'also `"direct"`)',
             ["quic", "h2"],
+            only_with=("kind", ("agents", "shared")),
         ),
         Key(
             "proxy_protocol_from",
@@ -114,6 +115,7 @@ _LISTENERS = Section(
             "(only `public` and `shared`)",
             [],
             ["10.0.0.0/8"],
+            only_with=("kind", ("public", "shared")),
         ),
     ),
     TABLE_NAME,

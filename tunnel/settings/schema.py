@@ -3,11 +3,12 @@
 Reading, suggestions, --show-config, the commented files and the docs' tables all come from here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from tunnel.settings.kinds import Kind
+from tunnel.settings.tree import Table, find, is_masked
 
 ANY = "*"  # in a section's path: the name that the operator gives to a table
 
@@ -35,6 +36,7 @@ class Key:
     """One key: `default` is written as in TOML; `sample` is what the commented file shows.
 
     A key with `not_built` is known, documented and refused; it needs no other behaviour.
+    `only_with` is another key of the table and the words of it with which this one has a meaning.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Key:
     default: object = UNSET
     sample: object = None
     not_built: str = ""
+    only_with: tuple[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +88,21 @@ class Schema:
         depth = len(path)
         below = [s.path[depth] for s in self.sections if s.path[:depth] == path and s.path != path]
         return tuple(dict.fromkeys(below))
+
+
+def instances(
+    pattern: tuple[str, ...], tree: Table, done: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    """Yield the paths that a section's pattern stands for in a tree, masked tables included.
+
+    Below a masked table there are none.
+    """
+    if not pattern:
+        yield done
+    elif pattern[0] != ANY:
+        yield from instances(pattern[1:], tree, (*done, pattern[0]))
+    else:
+        node = find(tree, done)
+        for name, below in node.entries.items() if isinstance(node, Table) else ():
+            if isinstance(below, Table) and not (is_masked(below) and pattern[1:]):
+                yield from instances(pattern[1:], tree, (*done, name))

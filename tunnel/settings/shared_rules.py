@@ -5,6 +5,7 @@ from typing import Any
 
 from tunnel.settings.kinds import say_bytes, shown
 from tunnel.settings.reader import Path, Reading, suggest
+from tunnel.settings.schema import instances
 from tunnel.settings.tree import Leaf, dotted, find
 
 _RISING = (
@@ -30,25 +31,27 @@ def check_flow(reading: Reading) -> None:
             )
 
 
-def check_only_with(
-    reading: Reading, table: Path, switch: str, allowed: tuple[str, ...], keys: tuple[str, ...]
-) -> None:
-    """Fault each of `keys` that is written while `switch` says something else than `allowed`."""
-    node = find(reading.tree, (*table, switch))
-    chosen = value_at(reading, (*table, switch))
-    if chosen is None or chosen in allowed:
+def check_switches(reading: Reading) -> None:
+    """Fault each key that is written while another key gives it no meaning."""
+    for section in reading.schema.sections:
+        for key in section.keys:
+            for table in instances(section.path, reading.tree) if key.only_with else ():
+                _check_switch(reading, (*table, key.name), *(key.only_with or ("", ())))
+
+
+def _check_switch(reading: Reading, path: Path, switch: str, allowed: tuple[str, ...]) -> None:
+    chosen = value_at(reading, (*path[:-1], switch))
+    if chosen is None or chosen in allowed or find(reading.tree, path) is None:
         return
+    node = find(reading.tree, (*path[:-1], switch))
     said = f"{switch} = {shown(chosen)}"
     place = f"{node.where} says {said}" if isinstance(node, Leaf) else f"the default is {said}"
     wanted = " or ".join(f'"{word}"' for word in allowed)
-    for key in keys:
-        if find(reading.tree, (*table, key)) is not None:
-            reading.fault((*table, key), f"belongs to {switch} = {wanted}, but {place}")
+    reading.fault(path, f"belongs to {switch} = {wanted}, but {place}")
 
 
 def check_certificate_files(reading: Reading, table: Path, switch: str) -> None:
-    """A certificate from files needs both, any other kind of certificate neither."""
-    check_only_with(reading, table, switch, ("files",), ("chain_file", "key_file"))
+    """A certificate from files needs both of them."""
     if value_at(reading, (*table, switch)) != "files":
         return
     for key in ("chain_file", "key_file"):

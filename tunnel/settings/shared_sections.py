@@ -160,26 +160,29 @@ ADMIN = Section(
     ("admin",),
     "Talking to the running program.",
     (
-        Key("socket", PATH, "the control socket", sample="/run/tunnel/admin.sock"),
+        Key("socket", PATH, "the control socket", sample="/run/tunnel-relay/admin.sock"),
         Key("metrics", LISTEN, "where metrics are served", sample="127.0.0.1:9601"),
     ),
     not_built=CONTROL_SOCKET,
 )
 
 
-def certificate_files() -> tuple[Key, Key]:
-    """Return the keys that name a certificate's two files."""
+def certificate_files(switch: str) -> tuple[Key, Key]:
+    """Return the keys that name a certificate's two files; they go with `switch` = files."""
+    only_with = (switch, ("files",))
     return (
         Key(
             "chain_file",
             PUBLIC_FILE,
             "the certificate and its chain, PEM (only with `files`)",
             sample="fullchain.pem",
+            only_with=only_with,
         ),
         Key(
             "key_file",
             SECRET_FILE,
             "its private key, PEM (only with `files`)",
             sample="privkey.pem",
+            only_with=only_with,
         ),
     )

@@ -1,0 +1,184 @@
+"""What a client.toml must not say, and the exact words of each fault."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.settings.documents import CLIENT, FINGERPRINT, faults, write
+from tunnel.settings.load import load_client
+
+ACME = "not built yet: certificates from a certificate authority (ACME)"
+SECOND = (
+    '[keypairs.two]\nfile = "two.key"\n'
+    '[endpoints.two]\nkeypair = "{}"\nsuffix = "t.example.org"\ntarget = 3001'
+)
+
+# Each follows the eight lines of a good document, in the table [endpoints.web].
+APPENDED = [
+    ("targte = 1", '9: endpoints.web.targte: unknown key (did you mean "target"?)'),
+    ('certificate = "acme"', f"9: endpoints.web.certificate: {ACME}"),
+    ('before_certificate = "refuse"', f"9: endpoints.web.before_certificate: {ACME}"),
+    (
+        'certificate = "files"\nchain_file = "client.toml"',
+        '5: endpoints.web.key_file: missing (certificate = "files" needs it)',
+    ),
+    (
+        'chain_file = "client.toml"',
+        '9: endpoints.web.chain_file: belongs to certificate = "files", '
+        'but the default is certificate = "self-signed"',
+    ),
+    (
+        'certificate = "passthrough"\nalpn = ["h2"]',
+        '10: endpoints.web.alpn: belongs to certificate = "self-signed" or "files", '
+        'but client.toml:9 says certificate = "passthrough"',
+    ),
+    (
+        'alpn = ["acme-tls/1"]',
+        '9: endpoints.web.alpn: "acme-tls/1" belongs to certificate authorities (RFC 8737)',
+    ),
+    ('visitor_ca = "people.pem"', "9: endpoints.web.visitor_ca: people.pem does not exist"),
+    (
+        'certificate_extension_hex = "abc"',
+        '9: endpoints.web.certificate_extension_hex: "abc" is not hexadecimal '
+        "(expected pairs of digits, such as deadbeef)",
+    ),
+    (
+        f'certificate_extension_hex = "{"00" * 4097}"',
+        "9: endpoints.web.certificate_extension_hex: is longer than 4096 bytes",
+    ),
+    (
+        'proxy_protocol = "v3"',
+        '9: endpoints.web.proxy_protocol: "v3" is not known here (expected one of "v1", "v2")',
+    ),
+    (
+        'allow = ["everyone"]',
+        '9: endpoints.web.allow: "everyone" is not a network '
+        "(expected 192.0.2.0/24 or 2001:db8::/32)",
+    ),
+    (
+        'servers = ["us"]',
+        '9: endpoints.web.servers: "us" is not one of [servers.*]',
+    ),
+    (
+        'names = ["shop"]',
+        '9: endpoints.web.names: "shop" is not a domain name '
+        "(expected a name such as shop.example.com)",
+    ),
+    (
+        f'names = ["{"0" * 16}.t.example.org"]',
+        f'9: endpoints.web.names: "{"0" * 16}.t.example.org" has the shape of an id '
+        "(a custom name must not)",
+    ),
+    (
+        SECOND.format("tow"),
+        '12: endpoints.two.keypair: "tow" is not one of [keypairs.*] (did you mean "two"?)',
+    ),
+    (SECOND.format("primary"), "11: endpoints.two: has the same name as endpoints.web"),
+    (
+        f'names = ["a.example.com"]\n{SECOND.format("two")}\nnames = ["a.example.com"]',
+        '16: endpoints.two.names: "a.example.com" is a name of endpoints.web already',
+    ),
+    (
+        'certificate_extension_hex = "aa"\n[endpoints.two]\nkeypair = "primary"\n'
+        'suffix = "u.example.org"\ntarget = 1\ncertificate_extension_hex = "bb"',
+        "14: endpoints.two.certificate_extension_hex: differs from that of endpoints.web, "
+        "which has the same keypair",
+    ),
+    (
+        '[keypairs.two]\nfile = "two.key"\nid_bits = 96',
+        "11: keypairs.two.id_bits: 96 is not an id length (expected 64 or 128)",
+    ),
+    (
+        '[keypairs.two]\nfile = """-----BEGIN PRIVATE KEY-----\nMIG"""',
+        "10: keypairs.two.file: holds a key or certificate itself (expected the path of its file)",
+    ),
+    (
+        '[client]\ndirect = "auto"',
+        "10: client.direct: not built yet: direct connections",
+    ),
+    (
+        '[client]\ntransport = "tcp"',
+        '10: client.transport: "tcp" is not known here (expected one of "auto", "quic", "h2")',
+    ),
+    (
+        '[client]\nprobe_interval = "1h"',
+        "10: client.probe_interval: 3600s is out of range (expected 1s to 900s)",
+    ),
+    ("[client]\npool_size = 0", "10: client.pool_size: 0 is out of range (expected 1 to 64)"),
+    (
+        '[servers.us]\naddress = "us.example.org:0"',
+        "10: servers.us.address: port 0 is out of range (expected 1 to 65535)",
+    ),
+    (
+        '[servers.us]\naddress = "https://us.example.org"',
+        '10: servers.us.address: "https://us.example.org" is not an address '
+        "(expected host or host:port)",
+    ),
+    (
+        f'[servers.us]\naddress = "us"\npin = "{FINGERPRINT}"\ninsecure = true',
+        "12: servers.us.insecure: excludes pin (expected one of ca, pin, insecure)",
+    ),
+    (
+        '[servers.us]\naddress = "us"\nproxy = "ftp://proxy:21"',
+        '11: servers.us.proxy: "ftp" is not a scheme of a proxy (expected http or socks5)',
+    ),
+    (
+        '[servers.us]\naddress = "us"\nproxy = "http://proxy"',
+        "11: servers.us.proxy: is not a proxy (expected http://host:port or socks5://host:port)",
+    ),
+    (
+        '[servers.us]\naddress = "us"\nproxy = "http://me:secret@proxy:3128"',
+        "11: servers.us.proxy: a password never stands in a file "
+        "(expected ${VARIABLE} in its place)",
+    ),
+    (
+        '[servers.us]\naddress = "us"\ntransport = "quic"\nproxy = "http://proxy:3128"',
+        '12: servers.us.proxy: carries no UDP, but transport is "quic"',
+    ),
+    ("[timeouts]\nclient_hello = 5", "10: timeouts.client_hello: unknown key"),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), APPENDED, ids=[fault for _, fault in APPENDED])
+def test_a_fault_is_told_with_its_place(tmp_path: Path, text: str, fault: str) -> None:
+    path = write(tmp_path, "client.toml", f"{CLIENT}{text}\n")
+    assert faults(load_client, path) == [f"client.toml:{fault}"]
+
+
+TARGETS = [
+    ("70000", "port 70000 is out of range (expected 1 to 65535)"),
+    ('"unix:app.sock"', '"unix:app.sock" is not absolute (expected unix:/run/app.sock)'),
+    ('"web"', '"web" is not a target (expected 3000, host:port or unix:/run/app.sock)'),
+    ("true", "true is not a target (expected 3000, host:port or unix:/run/app.sock)"),
+]
+
+
+@pytest.mark.parametrize(("target", "fault"), TARGETS)
+def test_a_target_is_a_port_an_address_or_a_socket(tmp_path: Path, target: str, fault: str) -> None:
+    path = write(tmp_path, "client.toml", CLIENT.replace("3000", target))
+    assert faults(load_client, path) == [f"client.toml:8: endpoints.web.target: {fault}"]
+
+
+def test_an_empty_document_has_nothing_to_do(tmp_path: Path) -> None:
+    assert faults(load_client, write(tmp_path, "client.toml", "")) == [
+        "client.toml: endpoints: none to serve (expected a table such as [endpoints.NAME])",
+        "client.toml: servers: none to connect to (expected a table such as [servers.NAME])",
+    ]
+
+
+def test_what_came_from_the_environment_is_not_repeated(tmp_path: Path) -> None:
+    text = CLIENT.replace('"eu.example.org"', '"${HOST}"')
+    path = write(tmp_path, "client.toml", text)
+    assert faults(load_client, path, HOST="two words") == [
+        'client.toml:2: servers.eu.address: "${HOST}" is not an address '
+        "(expected host or host:port)"
+    ]
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "client.toml", CLIENT)
+    write(tmp_path, "client.key", "secret").chmod(0o644)
+    assert faults(load_client, path) == [
+        "client.toml:4: keypairs.primary.file: client.key is open to others (mode 0644): "
+        "run chmod 600 client.key"
+    ]
