@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError, TunnelError
@@ -28,17 +30,19 @@ from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.settings.values import RelaySettings
-from tunnel.stream import Connection, Listener
+from tunnel.stream import Address, Connection, Listener
 from tunnel.tls.identity import authenticate
 from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.doors import accept_socket
 from tunnel.transport.options import TransportOptions
+from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 
 FEATURES = ("replica",)
 CONNECTIONS_PER_ADDRESS = 4096  # a whole fleet may sit behind one address
 UNREGISTERED_FACTOR = 10  # times `half_open`: how many may be registering at once
+UNREGISTERED_PER_ADDRESS_FACTOR = 4  # the same for one address: a fleet may come back at once
 HEARTBEAT_FULL = 2000  # connections up to which the heartbeat is as set; above, it slows down
 HEARTBEAT_SLOWEST = 30.0
 SUPERSEDED_RETRY = 60.0
@@ -63,6 +67,8 @@ class Agents:
         self._admission = admission
         self._doors = doors
         self._per_address = AddressCounts(CONNECTIONS_PER_ADDRESS)
+        half_open = settings.limits.half_open
+        self._unregistered_per_address = AddressCounts(half_open * UNREGISTERED_PER_ADDRESS_FACTOR)
         self._unregistered = 0
         self.crowd = Crowd("agent")
 
@@ -79,7 +85,25 @@ class Agents:
         self.crowd.start(self._serve_socket(sock))
 
     async def _serve_socket(self, sock: socket.socket) -> None:
-        await self.serve(await accept_socket(sock, self._doors.slot, self._doors.options))
+        try:
+            with self._registering(address_of(sock.getpeername())):
+                connection = await accept_socket(sock, self._doors.slot, self._doors.options)
+        except (Refused, OSError):
+            sock.close()
+            raise
+        await self.serve(connection)
+
+    @contextmanager
+    def _registering(self, peer: Address) -> Iterator[None]:
+        """Hold a place of those who have not proved who they are; raises Refused(BUSY)."""
+        if self._unregistered >= self._settings.limits.half_open * UNREGISTERED_FACTOR:
+            raise Refused(Code.BUSY, "too many registrations under way")
+        self._unregistered += 1
+        try:
+            with self._unregistered_per_address.place(peer):
+                yield
+        finally:
+            self._unregistered -= 1
 
     async def serve(self, connection: Connection) -> None:
         """Register the connection, answer it until it ends, close it."""
@@ -93,13 +117,8 @@ class Agents:
 
     async def _serve(self, connection: Connection) -> None:
         bound = log.bind(peer=connection.peer, transport=connection.binding.transport)
-        if self._unregistered >= self._settings.limits.half_open * UNREGISTERED_FACTOR:
-            raise Refused(Code.BUSY, "too many registrations under way")
-        self._unregistered += 1
-        try:
+        with self._registering(connection.peer):
             link = await self._register(connection, bound)
-        finally:
-            self._unregistered -= 1
         if link is not None:
             await self._live(link, bound.bind(session=link.session.label))
 

@@ -44,7 +44,7 @@ class Routing:
         await self._take_place(use)
         with use.stream_place():
             replay = ReplayableVisitor(visitor, hello, asyncio.get_running_loop().time)
-            while failure := await self._attempt(replay, link, header):
+            while (failure := await self._attempt(replay, link, header)) is not None:
                 tried.add(link)
                 if not replay.is_replayable:
                     return
