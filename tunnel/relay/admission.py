@@ -4,7 +4,6 @@ An embedding program puts its own `Admission` in the place of `SettingsAdmission
 and the `extension` that the client sent.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,12 +13,11 @@ from tunnel.log import get_log
 from tunnel.protocol.names import best_match, client_id, has_id_shape
 from tunnel.protocol.registration import Claim
 from tunnel.relay.known_keys import KnownKeys
+from tunnel.relay.once import Once
 from tunnel.settings.values import ClientGrant, ClientLimits, RelaySettings, SuffixSettings
 from tunnel.stream import Address
 
 log = get_log(__name__)
-
-_STANZAS_KEPT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class SettingsAdmission:
         self._grants = {grant.fingerprint: grant for grant in settings.clients.values()}
         self._own_names = own_names | set(settings.suffixes)
         self._known = known
-        self._told: OrderedDict[bytes, None] = OrderedDict()
+        self._told = Once()
 
     async def decide(self, claim: Claim, peer: Address) -> Decision:
         grant = self._grants.get(claim.fingerprint)
@@ -105,12 +103,8 @@ class SettingsAdmission:
 
     def _tell_operator(self, claim: Claim, peer: Address) -> None:
         """Log, once per unknown key, the stanza that would admit it."""
-        if claim.fingerprint in self._told:
-            return
-        self._told[claim.fingerprint] = None
-        if len(self._told) > _STANZAS_KEPT:
-            self._told.popitem(last=False)
-        log.warning("key not listed; to admit it, add", peer=peer, stanza=self._stanza(claim))
+        if self._told.is_new(claim.fingerprint):
+            log.warning("key not listed; to admit it, add", peer=peer, stanza=self._stanza(claim))
 
     def _stanza(self, claim: Claim) -> str:
         parents = {name.partition(".")[2] for name in claim.names}

@@ -24,7 +24,8 @@ from tunnel.protocol.messages import (
 )
 from tunnel.protocol.registration import VERSIONS, Claim, RelayRegistration
 from tunnel.relay.admission import Admission, Decision
-from tunnel.relay.limits import AddressCounts
+from tunnel.relay.limits import AddressCounts, address_key
+from tunnel.relay.once import Once
 from tunnel.relay.registry import Claimant, Registry
 from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
 from tunnel.runtime.control import ControlChannel, keep_alive, part
@@ -70,6 +71,7 @@ class Agents:
         half_open = settings.limits.half_open
         self._unregistered_per_address = AddressCounts(half_open * UNREGISTERED_PER_ADDRESS_FACTOR)
         self._unregistered = 0
+        self._told = Once()
         self.crowd = Crowd("agent")
 
     # -- letting in
@@ -137,7 +139,9 @@ class Agents:
                 return await self._welcome(connection, channel, claim)
         except (TimeoutError, Refused, RemoteProtocolError) as error:
             refusal = _as_refusal(error)
-            bound.warning("refused a client", code=refusal.code.word, reason=refusal.message)
+            is_news = self._told.is_new((address_key(connection.peer.host), refusal.code))
+            tell = bound.warning if is_news else bound.debug
+            tell("refused a client", code=refusal.code.word, reason=refusal.message)
             if channel is None:
                 connection.close(refusal.code, refusal.message)
             else:
