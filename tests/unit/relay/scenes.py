@@ -10,7 +10,7 @@ from tunnel.protocol.messages import Hello
 from tunnel.protocol.registration import RelayRegistration
 from tunnel.relay.admission import Decision
 from tunnel.relay.registry import Claimant, Registry
-from tunnel.relay.sessions import Kinds, Link
+from tunnel.relay.sessions import Kinds, Link, RelayChannel
 from tunnel.runtime.control import ControlChannel
 from tunnel.settings.values import ClientLimits
 from tunnel.stream import Connection
@@ -60,7 +60,7 @@ class Scene:
         self.far_ends.append(far)
         hello = Hello((1,), bytes(32), "relay", ())
         registration = RelayRegistration(hello, "memory", bytes(32), lambda *_: key)
-        channel = ControlChannel(MemoryStream(near), registration)
+        channel: RelayChannel = ControlChannel(MemoryStream(near), registration)
         claimant = Claimant(key, instance, is_replica, near, channel)
         return self.registry.join(claimant, Decision({NAME: 443}, limits=self.limits))
 
