@@ -19,7 +19,7 @@ from tunnel.client.endpoints import Keypair
 from tunnel.client.forward import Forwarder
 from tunnel.client.offers import Offers
 from tunnel.client.racing import Lane, resolves_name
-from tunnel.errors import Code, DialFailed, Refused, TunnelError
+from tunnel.errors import Code, ConnectionLost, DialFailed, Refused, TunnelError
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.protocol.messages import (
@@ -172,7 +172,7 @@ class Link:
             if self._exchange is not None:
                 await self._use(self._exchange)
         except TunnelError as error:
-            ending = ending_of(error)
+            ending = await self._ending(error)
             if self._exchange is not None and self._exchange.registration.is_open:
                 await self._part(self._exchange, ending)
             return ending
@@ -180,6 +180,16 @@ class Link:
             if self._exchange is not None:
                 self._exchange.connection.close()
         return Ending(Code.OK, LEFT)
+
+    async def _ending(self, error: TunnelError) -> Ending:
+        if not isinstance(error, ConnectionLost):
+            return ending_of(error)
+        if self._departure.asked.is_set():
+            return Ending(Code.OK, LEFT)
+        if self._exchange is not None and self._exchange.connection.is_closed:
+            # Its streams were only cut; the connection knows why.
+            return ending_of(await self._exchange.connection.wait_closed())
+        return ending_of(error)
 
     async def _use(self, exchange: _Exchange) -> None:
         if self.welcome is None:  # told to leave while registering

@@ -95,7 +95,9 @@ class Uplink:
 
     def _leave_all(self) -> None:
         deadline = self._now() + self._drain_timeout
-        for link in (*self._links.values(), *self._departing):
+        self._departing.update(self._links.values())
+        self._links.clear()
+        for link in self._departing:
             link.leave(deadline)
 
     async def _drive(self, link: Link) -> None:
@@ -117,9 +119,8 @@ class Uplink:
         now = self._now()
         self._course.ended(link.lane, now, ending)
         due = self._course.next_timeout()
-        if not self._is_stopping:
-            retry_in = None if due is None else max(0.0, round(due - now, 3))
-            self._journal.ended(link.lane.transport, ending, retry_in)
+        retry_in = None if due is None else max(0.0, round(due - now, 3))
+        self._journal.ended(link.lane.transport, ending, retry_in)
         self._apply()
 
     # -- what links report
