@@ -37,8 +37,8 @@ class Pair(Protocol):
 async def memory_ends(
     options_relay: TransportOptions | None = None, options_client: TransportOptions | None = None
 ) -> AsyncIterator[tuple[Connection, Connection]]:
-    """Join two ends in memory, which have one set of options: the one that is given."""
-    relay, client = memory_pair(options_relay or options_client)
+    """Join two ends in memory."""
+    relay, client = memory_pair(options_relay, options_client)
     yield relay, client
     relay.close()
 

@@ -47,6 +47,7 @@ async def receive_exactly(stream: Stream, size: int) -> bytes:
 async def exchange(near: Stream, far: Stream, rounds: int = 1) -> None:
     """Go there and back some times: whatever else was under way has had its turn then."""
     for number in range(rounds):
+        await turns(1)  # in memory nothing else waits
         for source, sink in ((near, far), (far, near)):
             message = b"%08d" % number
             await source.send(message)

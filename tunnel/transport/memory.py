@@ -153,9 +153,10 @@ class MemoryConnection:
 
 
 def memory_pair(
-    options: TransportOptions | None = None,
+    options_relay: TransportOptions | None = None, options_client: TransportOptions | None = None
 ) -> tuple[MemoryConnection, MemoryConnection]:
     """Return the relay's and the client's end of a new connection."""
-    relay, client = (MemoryConnection(options or TransportOptions()) for _ in range(2))
+    relay = MemoryConnection(options_relay or TransportOptions())
+    client = MemoryConnection(options_client or TransportOptions())
     relay.far, client.far = client, relay
     return relay, client

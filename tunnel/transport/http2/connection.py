@@ -93,6 +93,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             return
         if self._lost is None and self.engine.is_open(stream_id):
             self.engine.cut(stream_id, code)
+            self._meter.excuse_reset()  # the peer may be cutting it too
             self.sender.schedule()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -113,7 +114,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.last_heard = now = asyncio.get_running_loop().time()
         try:
             self._meter.inspect(data, now)
-            for event in self.engine.receive_data(data):
+            arrived = self.engine.receive_data(data)
+            for event in arrived[-1:] if self.engine.is_over else arrived:
                 self._take_event(event)
             self._meter.check_resets()
         except (H2Error, RemoteProtocolError) as error:
@@ -241,6 +243,8 @@ class RelayConnection(Http2Connection):
             self._places.free()
 
     def take_headers(self, event: events.RequestReceived | events.ResponseReceived) -> None:
+        if isinstance(event, events.RequestReceived):
+            raise RemoteProtocolError("only the relay opens streams")
         check_response(event.headers)
 
     def end(self, lost: ConnectionLost) -> None:

@@ -68,7 +68,8 @@ class Engine(h2.connection.H2Connection):
             initial_values={
                 SettingCodes.HEADER_TABLE_SIZE: 0,
                 SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.MAX_CONCURRENT_STREAMS: 0 if is_relay else STREAMS_ADVERTISED,
+                # Clients open none; but h2 wants room for a late answer to a stream that was cut.
+                SettingCodes.MAX_CONCURRENT_STREAMS: 1 if is_relay else STREAMS_ADVERTISED,
                 SettingCodes.INITIAL_WINDOW_SIZE: flow.stream_window,
                 SettingCodes.MAX_FRAME_SIZE: FRAME_MAX_BYTES,
                 SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_LIST_MAX_BYTES,
@@ -95,6 +96,11 @@ class Engine(h2.connection.H2Connection):
     def new_window(self) -> ReceiveWindow:
         """Return the account of a stream that begins."""
         return ReceiveWindow(self._flow.stream_window, self._flow.stream_window_max)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a GOAWAY came or went: nothing else may be said any more."""
+        return self.state_machine.state is h2.connection.ConnectionState.CLOSED
 
     def is_open(self, stream_id: int) -> bool:
         """Whether either half of the stream still lives on the wire."""

@@ -49,7 +49,7 @@ class FrameMeter:
         self._skip = position - end
 
     def excuse_reset(self) -> None:
-        """Do not count one RST_STREAM: it has cut a stream that was open.
+        """Do not count one RST_STREAM: it has cut, or may cross, a stream that was open.
 
         There are no more of these than streams. A thousand visitors that leave at once are no
         flood, and no visitor may bring a connection down.
