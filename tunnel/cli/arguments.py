@@ -65,7 +65,7 @@ def _parse(
         usage=f"{program}.pyz [-c {program}.toml] [flags] | VERB",
         epilog="Verbs: " + "; ".join(f"{v} ({VERBS[v]})" for v in _verbs_of(program)),
     )
-    _add_common_flags(parser, program)
+    _add_shared_flags(parser, program)
     quick = parser.add_argument_group("quick start without a file")
     known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
     add_flags(quick)  # type: ignore[arg-type] # a group adds arguments as a parser does
@@ -82,7 +82,7 @@ def _verbs_of(program: str) -> list[str]:
     return [verb for verb in VERBS if verb != "id" or program == "client"]
 
 
-def _add_common_flags(parser: ArgumentParser, program: str) -> None:
+def _add_shared_flags(parser: ArgumentParser, program: str) -> None:
     add = parser.add_argument
     add("--version", action="version", version=f"{program}.pyz {__version__}")
     add("-c", dest="config", type=Path, metavar="FILE", help="settings; FILE.d/*.toml add to it")

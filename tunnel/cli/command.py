@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tunnel.cli.arguments import parse_client, parse_relay
 from tunnel.cli.exits import Exit
+from tunnel.errors import SettingsError
 
 if TYPE_CHECKING:
     from tunnel.settings.schema import Schema
@@ -35,11 +36,17 @@ def run_client_command(argv: Sequence[str], serve: "Callable[[ClientSettings], i
 
 
 def _guard(run: Callable[[], int]) -> int:
-    """Return the status of `run`, or that of argparse's early end."""
+    """Return the status of `run`, of argparse's early end, or 78 for faults in settings.
+
+    The latter may show as late as when a daemon or a verb reads the key that settings name.
+    """
     try:
         return run()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.DONE
+    except SettingsError as error:
+        _complain("\n".join(error.faults))
+        return Exit.SETTINGS
 
 
 def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") -> int:
@@ -83,7 +90,6 @@ def _settle(
 ) -> T | int:
     """Return the settings to serve on, or the status to end with."""
     from tunnel.cli.sources import MisplacedStandIn  # noqa: PLC0415 - as above
-    from tunnel.errors import SettingsError  # noqa: PLC0415 - as above
     from tunnel.settings.reader import Circumstances  # noqa: PLC0415 - as above
 
     try:
@@ -92,8 +98,10 @@ def _settle(
             _print_config(schema, tree, os.environ)
         settings = read(tree, Circumstances(os.environ, is_check=arguments.check))
     except SettingsError as error:
+        if arguments.config is not None:
+            raise
         _complain("\n".join(error.faults))
-        return Exit.USAGE if arguments.config is None else Exit.SETTINGS
+        return Exit.USAGE
     except MisplacedStandIn as error:
         _complain(f"{schema.program}.pyz: error: {error}")
         return Exit.USAGE

@@ -11,7 +11,6 @@ from pathlib import Path
 from tunnel.cli.exits import Exit
 from tunnel.cli.tables import format_table, is_coloured
 from tunnel.cli.template import commented_settings
-from tunnel.errors import SettingsError
 from tunnel.protocol.names import client_id, format_fingerprint
 from tunnel.settings.client_schema import CLIENT
 from tunnel.settings.relay_schema import RELAY
@@ -28,14 +27,13 @@ class NamedKey:
 
 
 def run_verb(program: str, arguments: Namespace) -> int:
-    """Run the verb and return the exit status; results go to stdout, complaints to stderr."""
-    try:
-        if arguments.verb == "init":
-            return _init(program, arguments)
-        return _keygen(arguments) if arguments.verb == "keygen" else _show_ids(arguments)
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return Exit.SETTINGS
+    """Run the verb and return the exit status; results go to stdout, complaints to stderr.
+
+    Raises SettingsError where settings or a key file have faults.
+    """
+    if arguments.verb == "init":
+        return _init(program, arguments)
+    return _keygen(arguments) if arguments.verb == "keygen" else _show_ids(arguments)
 
 
 def _init(program: str, arguments: Namespace) -> int:

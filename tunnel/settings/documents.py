@@ -13,6 +13,7 @@ from tunnel.settings.positions import KeyPath, locate
 from tunnel.settings.tree import Leaf, Node, Table, Where, merge
 
 SIZE_LIMIT = 4 << 20  # bytes of one file; more is not a settings file
+DEPTH_LIMIT = 32  # of tables and arrays; all that read a tree may recurse as deep as it is
 
 _IGNORED = (".*", "*~", "*.dpkg-*", "*.bak")
 
@@ -100,7 +101,7 @@ def parse_document(content: bytes, where: Where) -> Table:
     try:
         text = content.decode("utf-8")
         document = tomli.loads(text)
-        return _plant(document, locate(text), (), where)
+        lines = locate(text)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise SettingsError([f"{where.source}:{line}: is not UTF-8"]) from error
@@ -109,6 +110,12 @@ def parse_document(content: bytes, where: Where) -> Table:
         raise SettingsError([fault]) from error
     except RecursionError as error:
         raise SettingsError([f"{where.source}: is nested too deeply"]) from error
+    except ValueError as error:  # an integer beyond what Python reads (4300 digits)
+        raise SettingsError([f"{where.source}: holds a number that is too long"]) from error
+    deep = min((line for path, line in lines.items() if len(path) > DEPTH_LIMIT), default=None)
+    if deep is not None:
+        raise SettingsError([f"{where.source}:{deep}: is nested too deeply"])
+    return _plant(document, lines, (), where)
 
 
 def _plant(

@@ -12,7 +12,10 @@ def _read_path(value: object, folder: Path) -> object:
         raise Misfit("holds a key or certificate itself (expected the path of its file)")
     path = Path(as_text(value))
     if path.parts[:1] == ("~",):
-        path = path.expanduser()
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise Misfit(f"{path} cannot be found: this user has no home") from None
     return Path(os.path.normpath(folder / path))
 
 

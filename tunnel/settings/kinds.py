@@ -189,8 +189,9 @@ def array(item: Kind, minimum: int = 0, maximum: int = 1000) -> Kind:
     return Kind(f"array of {item.words}", "an array", f"[{item.expected}, …]", read)
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS_LIMIT = 1e15
 
 
 def duration(minimum: float, maximum: float, *, may_be_off: bool = False) -> Kind:
@@ -209,16 +210,18 @@ def duration(minimum: float, maximum: float, *, may_be_off: bool = False) -> Kin
 def _seconds(value: object) -> float:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
         return float(match[1]) * _SECONDS[match[2]]
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < inf:
-        return float(value)
-    raise Misfit
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Misfit
+    if not abs(value) < _SECONDS_LIMIT:  # NaN, and what no float can hold
+        raise Misfit
+    return float(value)
 
 
 def _say_seconds(value: float) -> str:
     return f"{value:g}s"
 
 
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
+_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 

@@ -12,7 +12,7 @@ from tunnel.stream import Address
 
 AGENTS_PORT = 4433
 
-_ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:/@\s]+)):(\d{1,5})")
+_ADDRESS = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:/@\s]+)):([0-9]{1,5})")
 
 
 def is_ip(host: str) -> bool:
@@ -82,8 +82,8 @@ def _read_target(value: object, _folder: Path) -> object:
         _check_port(value)
         return Target(address=Address("127.0.0.1", value))
     plain = as_text(value)
-    if plain.isascii() and plain.isdecimal():
-        _check_port(int(plain[:6]))
+    if re.fullmatch(r"[0-9]{1,9}", plain):
+        _check_port(int(plain))
         return Target(address=Address("127.0.0.1", int(plain)))
     if plain.startswith("unix:"):
         path = Path(plain.removeprefix("unix:"))
@@ -210,7 +210,8 @@ def _read_proxy(value: object, _folder: Path) -> object:
         raise _proxy_misfit() from None
     if parts.scheme not in _PROXY_PORTS:
         raise Misfit(f'"{parts.scheme}" is not a scheme of a proxy (expected http or socks5)')
-    if port is None or not parts.hostname or parts.path.strip("/") or parts.query:
+    host = parts.hostname or ""
+    if not port or parts.path.strip("/") or parts.query or not (is_ip(host) or is_domain(host)):
         raise _proxy_misfit()
     if parts.password and not _is_from_environment(value):
         raise Misfit("a password never stands in a file (expected ${VARIABLE} in its place)")
@@ -226,7 +227,10 @@ def _is_from_environment(value: object) -> bool:
     """Say whether the file says ``${…}`` where the password, or the whole URL, would stand."""
     if not isinstance(value, Expanded):
         return False
-    inline = urlsplit(value.written).password
+    try:
+        inline = urlsplit(value.written).password
+    except ValueError:  # brackets around a variable: whatever it is, it hides in the text
+        return False
     return inline is None or "${" in inline
 
 

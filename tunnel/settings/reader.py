@@ -168,11 +168,15 @@ class Reading:
         default = key.default
         if default is REQUIRED:
             self.fault(path, f"missing (expected {key.kind.expected})")
-        if isinstance(default, Computed):
-            default = default.compute(self._circumstances.environment)
-        if default in (REQUIRED, UNSET, None) or key.not_built:
+        try:
+            if isinstance(default, Computed):
+                default = default.compute(self._circumstances.environment)
+            if default in (REQUIRED, UNSET, None) or key.not_built:
+                return {}
+            return {key.name: key.kind.convert(default, self.tree.where.folder)}
+        except Misfit as misfit:
+            self.fault(path, str(misfit))
             return {}
-        return {key.name: key.kind.convert(default, self.tree.where.folder)}
 
     def _convert(self, key: Key, path: Path, leaf: Leaf) -> dict[str, Any]:
         """Return key and value as the only pair, or nothing after a fault."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunnel.settings.file_kinds import PATH, PUBLIC_FILE, SECRET_FILE
-from tunnel.settings.kinds import FLAG, choice, duration, size, text
+from tunnel.settings.kinds import FLAG, Misfit, choice, duration, size, text
 from tunnel.settings.network_kinds import LISTEN
 from tunnel.settings.schema import Computed, Key, Section
 
@@ -17,14 +17,21 @@ ENABLED = Key("enabled", FLAG, "`false` takes the table out of force", default=T
 TABLE_NAME = text(260, "a word such as web")
 
 
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # no $HOME and no such user, as in some containers
+        raise Misfit("has no default here: this user has no home") from None
+
+
 def state_dir_default(program: str) -> Computed:
     """Return the default of `state_dir` for ``relay`` or ``client``."""
 
     def compute(environment: Mapping[str, str]) -> object:
         if given := environment.get("STATE_DIRECTORY"):
             return given.split(":")[0]  # systemd joins several with colons
-        base = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return f"{base}/tunnel-{program}"
+        base = environment.get("XDG_STATE_HOME")
+        return f"{base or _home() / '.local' / 'state'}/tunnel-{program}"
 
     words = f"`$STATE_DIRECTORY`, else `$XDG_STATE_HOME/tunnel-{program}`"
     return Computed(f"{words}, else `~/.local/state/tunnel-{program}`", compute)

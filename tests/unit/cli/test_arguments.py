@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.settings.documents import CLIENT, FINGERPRINT, RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
+from tunnel.errors import SettingsError
 from tunnel.settings.values import ClientSettings, LogSettings, RelaySettings, Target
 from tunnel.stream import Address
 
@@ -259,6 +260,16 @@ def test_a_daemons_own_errors_are_not_taken_for_bad_files() -> None:
 
     with pytest.raises(FileNotFoundError):
         run_relay_command([], serve)
+
+
+def test_a_fault_that_the_daemon_finds_in_a_key_ends_with_78(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def serve(_settings: RelaySettings) -> int:
+        raise SettingsError(["client.key: is not a readable key"])
+
+    assert run_relay_command([], serve) == 78
+    assert capsys.readouterr().err.splitlines()[-1] == "client.key: is not a readable key"
 
 
 @pytest.mark.parametrize("program", ["relay", "client"])

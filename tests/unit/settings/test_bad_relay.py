@@ -238,6 +238,9 @@ WHOLE = [
     ("[relay", "relay.toml:1: Expected ']' at the end of a table declaration (column 7)"),
     ("a = 1\na = 2", "relay.toml:2: Cannot overwrite a value (column 6)"),
     (f"a = {'[' * 500}", "relay.toml: is nested too deeply"),
+    (f"\na = {'[' * 40}{']' * 40}", "relay.toml:2: is nested too deeply"),
+    (f"\n[a{'.a' * 40}]", "relay.toml:2: is nested too deeply"),
+    (f"a = {'9' * 5000}", "relay.toml: holds a number that is too long"),
     (
         RELAY.replace("[listeners.agents]", "[listeners.agents]\nenabled = false"),
         'relay.toml:1: listeners: none for clients (expected one with kind = "agents" or "shared")',
