@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from tunnel.protocol.hello import MAX_HELLO_BYTES, Arrival, ClientHello, parse_client_hello, sort
+from tunnel.protocol.hello import MAX_HELLO_BYTES, Arrival, ClientHello, HelloReader, sort
 from tunnel.protocol.proxy import V2_MAX_BYTES, parse_proxy_header
 from tunnel.settings.values import ListenerSettings
 from tunnel.stream import Address
@@ -50,7 +50,7 @@ async def receive_guest(
     if _is_balancer(listener, caller.peer):
         caller = await _read_proxy_header(peeker, caller, deadline)
     admit(caller.peer)
-    hello = await peeker.until(parse_client_hello, MAX_HELLO_BYTES, deadline)
+    hello = await peeker.until(HelloReader().receive_beginning, MAX_HELLO_BYTES, deadline)
     accepts_agents = listener.kind != "public" and takes_sockets(listener.transports)
     return Guest(sort(hello, accepts_agents=accepts_agents), caller, hello), peeker
 
