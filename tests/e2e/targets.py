@@ -3,10 +3,14 @@
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+SLOW_RATE = 100_000  # bytes per second of what is slow
+SLOW_PIECE = 5_000
 
 
 @cache
@@ -17,14 +21,17 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 class _Pages(BaseHTTPRequestHandler):
-    """`/` a greeting, `/bytes/N` the first N bytes of the pattern, POST the hash of the body."""
+    """`/` a greeting, `/bytes/N` and `/slow/N` N bytes of the pattern, POST the body's hash."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         kind, _, number = self.path.strip("/").partition("/")
-        body = pattern(int(number)) if kind == "bytes" else b"hello through the tunnel\n"
-        self._answer(body)
+        body = pattern(int(number)) if number else b"hello through the tunnel\n"
+        if kind == "slow":
+            self._trickle(body)
+        else:
+            self._answer(body)
 
     def do_POST(self) -> None:
         left, digest = int(self.headers["Content-Length"]), hashlib.sha256()
@@ -37,10 +44,19 @@ class _Pages(BaseHTTPRequestHandler):
         self._answer(digest.hexdigest().encode())
 
     def _answer(self, body: bytes) -> None:
+        self._begin(body)
+        self.wfile.write(body)
+
+    def _trickle(self, body: bytes) -> None:
+        self._begin(body)
+        for start in range(0, len(body), SLOW_PIECE):
+            self.wfile.write(body[start : start + SLOW_PIECE])
+            time.sleep(SLOW_PIECE / SLOW_RATE)
+
+    def _begin(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its signature
         """Stay silent."""

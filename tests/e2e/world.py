@@ -176,9 +176,10 @@ class Client:
 
 @dataclass
 class World:
-    """Everything one test has started."""
+    """Everything one test has started; `agents_host` is the address where clients meet relays."""
 
     folder: Path
+    agents_host: str = "127.0.0.1"
     processes: list[Process] = field(default_factory=list)
 
     def run(self, what: str, settings: Path, name: str, *arguments: str) -> Process:
@@ -196,7 +197,7 @@ class World:
         settings = self.folder / f"{name}.toml"
         settings.write_text(
             f'[relay]\nname = "{name}"\nstate_dir = "{name}-state"\n'
-            f'[listeners.agents]\nkind = "agents"\nlisten = ["127.0.0.1:{agents}"]\n'
+            f'[listeners.agents]\nkind = "agents"\nlisten = ["{self.agents_host}:{agents}"]\n'
             f'[listeners.public]\nkind = "public"\nlisten = ["127.0.0.1:{public}"]\n'
             f'[suffixes."{SUFFIX}"]\npublic_port = {public}\n{suffix}\n{extra}\n'
         )
@@ -219,7 +220,7 @@ class World:
         Returns at once; `host` waits until it serves.
         """
         servers = "".join(
-            f'[servers.{relay.name}]\naddress = "127.0.0.1:{relay.agents_port}"\n'
+            f'[servers.{relay.name}]\naddress = "{self.agents_host}:{relay.agents_port}"\n'
             f'pin = "{relay.pin}"\n'
             for relay in relays
         )
@@ -242,9 +243,9 @@ class World:
 
 
 @contextmanager
-def new_world(folder: Path) -> Iterator[World]:
+def new_world(folder: Path, agents_host: str = "127.0.0.1") -> Iterator[World]:
     """Return an empty world that ends with the block."""
-    world = World(folder)
+    world = World(folder, agents_host)
     try:
         yield world
     finally:
