@@ -129,6 +129,11 @@ class _Exchange:
     channel: Channel
     registration: ClientRegistration
 
+    @property
+    def is_over(self) -> bool:
+        """Whether one side has said its last word, or cannot say it any more."""
+        return self.connection.is_closed or not self.registration.is_open
+
 
 class Link:
     """A connection that registers, serves, and leaves in order."""
@@ -173,7 +178,7 @@ class Link:
                 await self._use(self._exchange)
         except TunnelError as error:
             ending = await self._ending(error)
-            if self._exchange is not None and self._exchange.registration.is_open:
+            if self._exchange is not None and not self._exchange.is_over:
                 await self._part(self._exchange, ending)
             return ending
         finally:
@@ -209,6 +214,8 @@ class Link:
             async with asyncio.timeout(timeout):
                 await first_of(self._register, self._wait_for_departure)
         except TimeoutError as error:
+            if self._exchange is not None:
+                self._exchange.connection.close(Code.TIMEOUT)
             raise DialFailed(f"not registered within {timeout:g} s") from error
 
     async def _wait_for_departure(self) -> None:

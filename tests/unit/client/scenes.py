@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -121,10 +121,11 @@ class FakeRelay:
     refusal: Refused | None = None  # the answer to every claim
     refused_names: dict[str, Code] = field(default_factory=dict)
     objections: dict[str, Code] = field(default_factory=dict)  # answers to `serve`
+    is_mute: bool = False  # every connection made from now on
     delay: float = 0.0  # of a dial, in seconds
     dials: list[tuple[str, float, Address]] = field(default_factory=list)
     ends: list[RelayEnd] = field(default_factory=list)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def dialers(self) -> Mapping[str, Any]:
@@ -141,7 +142,7 @@ class FakeRelay:
             await asyncio.Event().wait()
         relay, client = memory_pair(options)
         client.last_heard = now()
-        end = RelayEnd(word, relay, now())
+        end = RelayEnd(word, relay, now(), is_mute=self.is_mute)
         self.ends.append(end)
         self.crowd.start(self._attend(end))
         return client
@@ -158,9 +159,9 @@ class FakeRelay:
                 if not end.is_mute:
                     end.connection.far.last_heard = now()
                     await self._answer(end, event)
-                    await self._tell()
+                    self.changed.set()
         except ConnectionLost:
-            await self._tell()
+            self.changed.set()
 
     async def _answer(self, end: RelayEnd, event: RelayEvent) -> None:
         match event:
@@ -216,14 +217,12 @@ class FakeRelay:
         """Return the ends that serve something, of one transport or of all."""
         return [end for end in self.ends if end.serving and word in (None, end.transport)]
 
-    async def _tell(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
-
     async def until(self, is_true: Callable[[], object]) -> None:
-        """Wait until something that the client did makes `is_true` true; 1000 s at most."""
-        async with asyncio.timeout(1000), self.changed:
-            await self.changed.wait_for(lambda: bool(is_true()))
+        """Wait until something that happened makes `is_true` true; 1000 s at most."""
+        async with asyncio.timeout(1000):
+            while not is_true():
+                self.changed.clear()
+                await self.changed.wait()
 
 
 def client_settings(state_dir: Path, **changes: Any) -> ClientSettings:
@@ -248,6 +247,33 @@ def client_settings(state_dir: Path, **changes: Any) -> ClientSettings:
     return ClientSettings(**{**values, **changes})
 
 
+class EchoTarget:
+    """A service on a Unix socket that returns what it is sent, and ends when its caller does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.received: list[bytes] = []
+        self.cuts = 0
+        self._server: asyncio.Server
+
+    async def __aenter__(self) -> "EchoTarget":
+        self._server = await asyncio.start_unix_server(self._serve, str(self.path))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                self.received.append(data)
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            self.cuts += 1
+        writer.close()
+
+
 @dataclass(eq=False)
 class Scene:
     """A client that runs against one fake relay."""
@@ -265,15 +291,35 @@ class Scene:
         return [event for event in self.events if isinstance(event, kind)]
 
 
+def _leave_alone(_relay: FakeRelay) -> None:
+    """Change nothing about a relay."""
+
+
 def play(
     settings: ClientSettings,
     script: Callable[[Scene], Coroutine[Any, Any, T]],
     *,
-    set_up: Callable[[FakeRelay], None] = lambda relay: None,
+    set_up: Callable[[FakeRelay], None] = _leave_alone,
     **options: Any,
 ) -> T:
     """Run a client against a fake relay while `script` runs, then stop it; no time passes."""
     return run_in_no_time(_play(settings, script, set_up, options))
+
+
+def play_with_target(
+    settings: ClientSettings,
+    script: Callable[[Scene, EchoTarget], Coroutine[Any, Any, T]],
+    set_up: Callable[[FakeRelay], None] = _leave_alone,
+) -> T:
+    """As `play`, with an echoing service as the endpoint's target."""
+
+    async def run() -> T:
+        async with EchoTarget(settings.state_dir / "echo.sock") as target:
+            web = replace(settings.endpoints["web"], target=Target(path=target.path))
+            changed = replace(settings, endpoints={"web": web})
+            return await _play(changed, lambda scene: script(scene, target), set_up, {})
+
+    return run_in_no_time(run())
 
 
 async def _play(
@@ -286,7 +332,13 @@ async def _play(
         relay = FakeRelay(crowd)
         set_up(relay)
         events: list[ClientEvent] = []
-        client = Client(settings, on_event=events.append, dialers=relay.dialers, **options)
+
+        def note(event: ClientEvent) -> None:
+            events.append(event)
+            relay.changed.set()
+
+        known = {"on_event": note, "dialers": relay.dialers, **options}
+        client = Client(settings, **known)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(client.run(), name="client")
             result = await script(Scene(relay, client, events))
@@ -294,3 +346,11 @@ async def _play(
             await running
         crowd.cancel()
         return result
+
+
+async def read_all(stream: Stream) -> bytes:
+    """Return what comes until the peer finishes."""
+    parts = []
+    while data := await stream.receive():
+        parts.append(data)
+    return b"".join(parts)
