@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import pytest
-
 from tunnel.client.ending import Ending
 from tunnel.client.racing import HTTP2, QUIC, Course, Lane, Rules, resolves_name
 from tunnel.errors import Code
