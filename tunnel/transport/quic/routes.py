@@ -1,6 +1,5 @@
 """Which connection a listener's datagrams belong to, by the connection id they carry."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,9 +17,6 @@ class Routes:
 
     def __len__(self) -> int:
         return len(self._ids)
-
-    def __iter__(self) -> "Iterable[TunnelConnection]":
-        return iter(list(self._ids))
 
     def find(self, connection_id: bytes) -> "TunnelConnection | None":
         """Return the connection that an id belongs to."""
