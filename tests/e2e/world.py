@@ -184,8 +184,11 @@ class World:
 
     def run(self, what: str, settings: Path, name: str, *arguments: str) -> Process:
         """Start `relay` or `client` on a settings file."""
-        command = [*program(what), "-c", str(settings), *arguments]
-        process = Process(command, self.folder, name)
+        return self.start(what, name, "-c", str(settings), *arguments)
+
+    def start(self, what: str, name: str, *arguments: str) -> Process:
+        """Start `relay` or `client` with these arguments and nothing else."""
+        process = Process([*program(what), *arguments], self.folder, name)
         self.processes.append(process)
         return process
 
@@ -212,6 +215,7 @@ class World:
         target: str,
         name: str = "client",
         options: str = "",
+        server: str = "",
         endpoint: str = "",
         extra: str = "",
     ) -> Client:
@@ -221,7 +225,7 @@ class World:
         """
         servers = "".join(
             f'[servers.{relay.name}]\naddress = "{self.agents_host}:{relay.agents_port}"\n'
-            f'pin = "{relay.pin}"\n'
+            f'pin = "{relay.pin}"\n{server}\n'
             for relay in relays
         )
         settings = self.folder / f"{name}.toml"
@@ -234,6 +238,12 @@ class World:
         )
         process = self.run("client", settings, name)
         return Client(self, name, settings, self.folder / f"{name}-state", process)
+
+    def report(self) -> None:
+        """Print what every process has said, for a test that fails."""
+        for process in self.processes:
+            text = f"== {process.name}\n{process.printed()}{process.logged()[-20_000:]}\n"
+            sys.stdout.write(text)
 
     def end(self) -> None:
         """End every process that is still running."""
