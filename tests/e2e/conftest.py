@@ -1,6 +1,5 @@
 """What every end-to-end test may ask for."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     """Return an empty world; on failure its logs are shown."""
     with new_world(tmp_path) as made:
         yield made
-        for process in made.processes:
-            text = f"== {process.name}\n{process.printed()}{process.logged()[-20_000:]}\n"
-            sys.stdout.write(text)
+        made.report()
 
 
 @pytest.fixture

@@ -34,14 +34,13 @@ def tls(
     timeout: float = TIMEOUT,
 ) -> ssl.SSLSocket:
     """Return a TLS connection to the client's first endpoint, its certificate verified."""
+    host = host or client.host  # a client that serves has its certificates
     context = context or client.trust()
     if alpn:
         context.set_alpn_protocols(list(alpn))
     sock = tcp(relay, timeout)
     try:
-        return context.wrap_socket(
-            sock, server_hostname=host or client.host, suppress_ragged_eofs=False
-        )
+        return context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
     except BaseException:
         sock.close()
         raise

@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
+TRANSPORTS = ("quic", "h2")
 START_TIMEOUT = 20.0  # seconds; a first start also unpacks the zipapp
 
 
