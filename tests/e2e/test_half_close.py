@@ -1,0 +1,183 @@
+"""How each end of a tunnelled connection learns that the other has ended (docs/protocol.md §5).
+
+Every test runs over both transports, in both directions, with the visitor's TLS ended at the client
+and passed through to the target: `near` is the end that something happens at, `far` the other one.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+import trustme
+
+from tests.e2e.ends import Ending, PlainEnd, TlsEnd
+from tests.e2e.targets import pattern
+from tests.e2e.visitors import TIMEOUT, tcp
+from tests.e2e.world import TRANSPORTS, Client, Relay, new_world
+
+ENDED, PASSED = "self-signed", "passthrough"  # what happens to the visitor's TLS at the client
+FLOW = '[flow]\nstream_window = "64KiB"\nstream_window_max = "64KiB"\n'
+STALLED_BYTES = 16 << 20  # more than windows and socket buffers hold together
+QUIET = 0.5  # seconds in which a sender gets nothing more away: it is blocked
+
+
+@dataclass
+class Passage:
+    """A relay and a client that bring visitors to a listener of the test."""
+
+    relay: Relay
+    client: Client
+    certificate: str
+    listener: socket.socket
+    authority: trustme.CA
+
+    @contextmanager
+    def pair(self) -> Iterator[tuple[PlainEnd, PlainEnd]]:
+        """Return the visitor's and the target's end of a new connection, in use both ways."""
+        host = self.client.host
+        visitor = TlsEnd(tcp(self.relay), self._trust(), host)
+        with closing(visitor), ThreadPoolExecutor(1) as pool:
+            answered = pool.submit(self._answer, host)
+            visitor.shake_hands()
+            with closing(answered.result()) as target:
+                for source, sink in ((visitor, target), (target, visitor)):
+                    source.send(b"hello")
+                    assert sink.receive_exactly(5) == b"hello"
+                yield visitor, target
+
+    def _trust(self) -> ssl.SSLContext:
+        if self.certificate == ENDED:
+            return self.client.trust()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.authority.configure_trust(context)
+        return context
+
+    def _answer(self, host: str) -> PlainEnd:
+        sock, _ = self.listener.accept()
+        sock.settimeout(TIMEOUT)
+        if self.certificate == ENDED:
+            return PlainEnd(sock)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert(host).configure_cert(context)
+        target = TlsEnd(sock, context)
+        target.shake_hands()
+        return target
+
+
+@pytest.fixture(
+    scope="module", params=list(product(TRANSPORTS, (ENDED, PASSED))), ids="-".join, autouse=True
+)
+def passage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Passage]:
+    transport, certificate = request.param
+    folder = tmp_path_factory.mktemp("passage")
+    with new_world(folder) as world, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(TIMEOUT)
+        target = f"127.0.0.1:{listener.getsockname()[1]}"
+        relay = world.relay(extra=FLOW)
+        client = world.client(
+            relay,
+            target=target,
+            options=f'transport = "{transport}"',
+            endpoint=f'certificate = "{certificate}"',
+            extra=FLOW,
+        )
+        yield Passage(relay, client, certificate, listener, trustme.CA())
+        world.report()
+
+
+@pytest.fixture(params=["visitor to target", "target to visitor"])
+def ends(request: pytest.FixtureRequest, passage: Passage) -> Iterator[tuple[PlainEnd, PlainEnd]]:
+    with passage.pair() as (visitor, target):
+        yield (visitor, target) if request.param == "visitor to target" else (target, visitor)
+
+
+@pytest.fixture
+def near(ends: tuple[PlainEnd, PlainEnd]) -> PlainEnd:
+    return ends[0]
+
+
+@pytest.fixture
+def far(ends: tuple[PlainEnd, PlainEnd]) -> PlainEnd:
+    return ends[1]
+
+
+def test_a_finish_ends_one_direction_only(near: PlainEnd, far: PlainEnd) -> None:
+    near.send(pattern(100_000))
+    near.finish()
+    assert far.receive_exactly(100_000) == pattern(100_000)
+    assert far.ending() is Ending.FINISHED
+    far.send(pattern(100_000, seed=1))
+    far.finish()
+    assert near.receive_exactly(100_000) == pattern(100_000, seed=1)
+    assert near.ending() is Ending.FINISHED
+
+
+def test_a_fin_without_close_notify(passage: Passage, near: PlainEnd, far: PlainEnd) -> None:
+    near.truncate()
+    if passage.certificate == PASSED:
+        assert far.ending() is Ending.TRUNCATED
+        far.sock.sendall(b"still here")  # TLS is over, the connection is not
+        assert near.sock.recv(10) == b"still here"
+    elif isinstance(near, TlsEnd):
+        assert (far.ending(), near.ending()) == (Ending.CUT, Ending.CUT)
+    else:  # a target without TLS has no other way to finish
+        assert far.ending() is Ending.FINISHED
+        far.send(b"still here")
+        assert near.receive_exactly(10) == b"still here"
+
+
+def test_a_reset_resets_the_other_end(near: PlainEnd, far: PlainEnd) -> None:
+    near.reset()
+    assert far.ending() is Ending.CUT
+
+
+def test_a_reset_after_a_finish_is_no_clean_end(near: PlainEnd, far: PlainEnd) -> None:
+    near.finish()
+    assert far.ending() is Ending.FINISHED
+    far.reset()
+    assert near.ending() is Ending.CUT
+
+
+def test_nothing_is_lost_when_a_reader_stalls_and_resumes(near: PlainEnd, far: PlainEnd) -> None:
+    near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+    far.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    sending = Sending(near, pattern(STALLED_BYTES))
+    sending.start()
+    sending.wait_until_blocked()
+    assert far.receive_exactly(STALLED_BYTES) == pattern(STALLED_BYTES)
+    assert far.ending() is Ending.FINISHED
+    sending.join()
+
+
+class Sending(threading.Thread):
+    """Sends everything and finishes."""
+
+    def __init__(self, end: PlainEnd, content: bytes) -> None:
+        super().__init__()
+        self._end = end
+        self._content = content
+        self.sent = 0
+
+    def run(self) -> None:
+        for start in range(0, len(self._content), 1 << 14):
+            piece = self._content[start : start + (1 << 14)]
+            self._end.send(piece)
+            self.sent += len(piece)
+        self._end.finish()
+
+    def wait_until_blocked(self) -> None:
+        """Return once nothing more has got away for a while; fails if everything did."""
+        before = -1
+        while before < self.sent:
+            before = self.sent
+            time.sleep(QUIET)
+        assert self.sent < len(self._content), "the reader's stall has not held up the sender"
