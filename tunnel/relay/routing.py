@@ -1,8 +1,9 @@
 """From a visitor's ClientHello to the client that serves the name, and on until both have ended."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from tunnel.errors import Code, ConnectionLost, Refused, StreamReset
 from tunnel.log import get_log
@@ -20,9 +21,15 @@ from tunnel.stream import Stream, splice
 log = get_log(__name__)
 
 REOPENINGS = 3
-REOPENABLE = frozenset(
-    {Code.NOT_SERVING, Code.DRAINING, Code.BUSY, Code.SUPERSEDED, Code.TIMEOUT, Code.REVOKED}
-)
+REOPENABLE = frozenset({Code.NOT_SERVING, Code.DRAINING, Code.BUSY, Code.SUPERSEDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, and whether another connection may do better."""
+
+    code: Code
+    may_reopen: bool
 
 
 class Routing:
@@ -38,42 +45,55 @@ class Routing:
         Raises Refused if nobody answered: the visitor is untouched then. Otherwise the visitor
         has ended or was cut.
         """
-        tried: set[Link] = set()
-        link = await self._find(header, tried)
-        use = link.session.use
+        use = (await self._find(header)).session.use
         await self._take_place(use)
         with use.stream_place():
             replay = ReplayableVisitor(visitor, hello, asyncio.get_running_loop().time)
-            while (failure := await self._attempt(replay, link, header)) is not None:
-                tried.add(link)
-                if not replay.is_replayable:
-                    return
-                if len(tried) > REOPENINGS or not self._may_reopen(link, failure):
-                    raise Refused(failure)
-                log.debug("reopening a visitor's stream", id=header.id, reason=failure.word)
-                link = await self._find(header, tried)
-                replay.rewind()
+            await self._try_links(replay, header)
 
-    @staticmethod
-    def _may_reopen(link: Link, failure: Code) -> bool:
-        return failure in REOPENABLE or link.connection.is_closed
+    async def _try_links(self, replay: ReplayableVisitor, header: StreamHeader) -> None:
+        """Attempt it over one link after another; raises Refused if none answered."""
+        tried: set[Link] = set()
+        failure = Failure(Code.NOT_SERVING, may_reopen=True)
+        while len(tried) <= REOPENINGS and failure.may_reopen:
+            link = await self._find(header, tried, failure.code)
+            outcome = await self._attempt(replay, link, header)
+            if outcome is None or not replay.is_replayable:
+                return
+            failure = outcome
+            log.debug("stream not answered", id=header.id, reason=failure.code.word)
+            tried.add(link)
+            replay.rewind()
+        raise Refused(failure.code)
 
-    async def _find(self, header: StreamHeader, tried: set[Link]) -> Link:
-        """Return a link for the stream; holds the visitor of an expected name for a moment."""
+    async def _find(
+        self,
+        header: StreamHeader,
+        tried: Container[Link] = (),
+        why_not: Code = Code.NOT_SERVING,
+    ) -> Link:
+        """Return a link not yet tried, holding the visitor of an expected name for a moment.
+
+        Raises Refused(why_not) if there is none.
+        """
         challenge = header.kind is StreamKind.CHALLENGE
         link = self._registry.route(header.name, challenge=challenge, without=tried)
         if link is not None:
             return link
-        if challenge or not self._registry.is_expected(header.name):
-            raise Refused(Code.NOT_SERVING)
+        if challenge or not self._is_worth_holding(header.name):
+            raise Refused(why_not)
         try:
             async with asyncio.timeout(self._timeouts.visitor_hold):
                 while link is None:
                     await self._registry.served(header.name)
                     link = self._registry.route(header.name, without=tried)
         except TimeoutError:
-            raise Refused(Code.NOT_SERVING, "nobody came to serve the name") from None
+            raise Refused(why_not, "nobody came to serve the name") from None
         return link
+
+    def _is_worth_holding(self, name: str) -> bool:
+        """Say whether nobody serves the name now, not even who refused, but soon may."""
+        return self._registry.route(name) is None and self._registry.is_expected(name)
 
     async def _take_place(self, use: ClientUse) -> None:
         try:
@@ -84,7 +104,7 @@ class Routing:
 
     async def _attempt(
         self, replay: ReplayableVisitor, link: Link, header: StreamHeader
-    ) -> Code | None:
+    ) -> Failure | None:
         """Forward over one link; return why it failed, or None after a clean end."""
         link.streams += 1
         try:
@@ -92,11 +112,12 @@ class Routing:
             with _unanswered(link.session, replay, far):
                 await self._splice(replay, far, link.session.use)
         except StreamReset as reset:
-            return reset.code
+            is_lost = link.connection.is_closed
+            return Failure(reset.code, may_reopen=is_lost or reset.code in REOPENABLE)
         except ConnectionLost as loss:
-            return loss.code
+            return Failure(loss.code, may_reopen=True)
         except TimeoutError:
-            return Code.TIMEOUT
+            return Failure(Code.TIMEOUT, may_reopen=True)
         finally:
             link.streams -= 1
         return None

@@ -1,9 +1,12 @@
 """A visitor that can begin anew."""
 
 import asyncio
+from collections.abc import Awaitable
+
+import pytest
 
 from tests.unit.relay.scenes import in_loop
-from tunnel.errors import Code
+from tunnel.errors import Code, StreamReset
 from tunnel.protocol.hello import MAX_HELLO_BYTES
 from tunnel.relay.replay import ReplayableVisitor
 from tunnel.stream import Stream
@@ -17,6 +20,12 @@ async def pair(hello: bytes = b"hello") -> tuple[ReplayableVisitor, Stream]:
     return ReplayableVisitor(stream, hello, asyncio.get_running_loop().time), (
         await far.accept_stream()
     )
+
+
+async def expect_cut(attempt: Awaitable[object], code: Code) -> None:
+    with pytest.raises(StreamReset) as cut:
+        await attempt
+    assert cut.value.code is code
 
 
 @in_loop
@@ -51,6 +60,38 @@ async def test_a_failed_attempt_spares_the_visitor() -> None:
     await visitor.send(b" is still here")
     replay.rewind()
     assert [await replay.receive(), await replay.receive()] == [b"hello", b" is still here"]
+
+
+@in_loop
+async def test_a_failed_attempt_no_longer_listens_to_the_visitor() -> None:
+    replay, visitor = await pair()
+    await replay.receive()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(expect_cut(replay.receive(), Code.BUSY))
+        await asyncio.sleep(0)
+        replay.abort(Code.BUSY)
+        replay.abort(Code.ABORTED)
+    await visitor.send(b" again")
+    replay.rewind()
+    assert [await replay.receive(), await replay.receive()] == [b"hello", b" again"]
+
+
+@in_loop
+async def test_a_failed_attempt_answers_nothing_late() -> None:
+    replay, _ = await pair()
+    replay.abort(Code.BUSY)
+    for late in (replay.send(b"late"), replay.finish(), replay.receive()):
+        await expect_cut(late, Code.BUSY)
+    assert replay.is_replayable
+
+
+@in_loop
+async def test_a_visitor_that_leaves_ends_the_visit() -> None:
+    replay, visitor = await pair()
+    await replay.receive()
+    visitor.abort()
+    await expect_cut(replay.receive(), Code.ABORTED)
+    assert not replay.is_replayable
 
 
 @in_loop
