@@ -29,8 +29,13 @@ TRUST = Trust(NAME, pin=CERTIFICATE.pin)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine with asyncio's own checks on."""
-    asyncio.run(main, debug=True)
+    """Run a test's coroutine with asyncio's own checks on; raises TimeoutError after 15 s."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(15):
+            await main
+
+    asyncio.run(bounded(), debug=True)
 
 
 @asynccontextmanager
@@ -83,6 +88,7 @@ def deaf() -> Iterator[Address]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds; the test's time-out is the bound."""
-    while not condition():
-        await asyncio.sleep(0)
+    """Let the loop turn until the condition holds; raises TimeoutError after 5 s."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)

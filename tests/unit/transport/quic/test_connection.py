@@ -76,20 +76,26 @@ def test_the_client_opens_no_streams() -> None:
 
 
 @pytest.mark.parametrize("role", [0, 1])
-def test_a_close_tells_code_and_message_after_what_was_sent(role: int) -> None:
+def test_a_close_tells_code_and_message(role: int) -> None:
     async def main() -> None:
         async with joined() as ends:
-            relay, client = ends
-            stream = await relay.open_stream()
-            far = await client.accept_stream()
-            sender, receiver = (stream, far) if role == 0 else (far, stream)
-            await sender.send(b"last words")
             ends[role].close(Code.SUPERSEDED, "a newer one is here")
-            assert await receiver.receive() == b"last words"
-            lost = await ends[1 - role].wait_closed()
-            assert (lost.code, str(lost)) == (Code.SUPERSEDED, "a newer one is here")
-            with pytest.raises(StreamReset):
-                await receiver.receive()
+            for end in ends:
+                lost = await end.wait_closed()
+                assert (lost.code, str(lost)) == (Code.SUPERSEDED, "a newer one is here")
+
+    run(main())
+
+
+def test_what_was_sent_before_a_close_leaves_before_it() -> None:
+    async def main() -> None:
+        async with joined() as (relay, client):
+            near, _ = await relay.open_stream(), await client.accept_stream()
+            heard = client.engine.decrypted
+            await near.send(b"last words")
+            relay.close(Code.OK)
+            await client.wait_closed()
+            assert client.engine.decrypted - heard >= 2  # the bytes, then the close
 
     run(main())
 
@@ -163,6 +169,7 @@ def test_a_writer_waits_until_its_reader_reads() -> None:
         flow = FlowSettings(stream_window=64 * KIB, stream_window_max=64 * KIB)
         options = TransportOptions(flow=flow)
         async with joined(client_options=options) as (relay, client):
+            control = await relay.open_stream(), await client.accept_stream()
             near, far = await relay.open_stream(), await client.accept_stream()
             async with asyncio.TaskGroup() as group:
                 writing = group.create_task(near.send(b"x" * MIB), name="write")
@@ -174,6 +181,7 @@ def test_a_writer_waits_until_its_reader_reads() -> None:
                 await near.finish()
                 received += len(await read_all(far))
             assert received == MIB
+            del control
 
     run(main())
 

@@ -19,6 +19,7 @@ from tests.unit.transport.quic.places import (
     deaf,
     listening,
     run,
+    until,
 )
 from tunnel.errors import Code, DialFailed, SettingsError
 from tunnel.stream import Address, Binding
@@ -120,13 +121,13 @@ def test_an_expired_certificate_is_named(tmp_path: Path) -> None:
     assert text == "relay certificate is not valid now: Certificate is no longer valid"
 
 
-def test_a_pin_mismatch_is_told_to_the_relay_too() -> None:
+def test_a_pin_mismatch_is_told_to_the_relay_before_its_handshake_is_complete() -> None:
     async def main() -> None:
         async with listening() as listener:
             with pytest.raises(DialFailed):
                 await dial(listener.address, Trust(NAME, pin=b"\x11" * 32), OPTIONS)
-            lost = await (await listener.accept()).wait_closed()
-            assert "does not match the pin" in str(lost)
+            await until(lambda: not listener._half_open)
+            assert not listener._complete._items
 
     run(main())
 
@@ -182,6 +183,16 @@ def test_roots_that_cannot_be_read_are_the_operators_fault(tmp_path: Path) -> No
             with pytest.raises(SettingsError, match="missing.pem"):
                 trust = Trust(NAME, ca=tmp_path / "missing.pem")
                 await dial(listener.address, trust, OPTIONS)
+
+    run(main())
+
+
+def test_roots_without_a_certificate_are_the_operators_fault(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "empty.pem"
+        path.write_text("nothing")
+        with pytest.raises(SettingsError, match="empty.pem: holds no usable PEM certificate"):
+            await dial(Address("127.0.0.1", 9), Trust(NAME, ca=path), OPTIONS)
 
     run(main())
 

@@ -1,5 +1,6 @@
 """A listener under load, attack and restart, on real sockets."""
 
+import asyncio
 import os
 import socket
 
@@ -60,8 +61,9 @@ def test_a_restarted_relay_ends_the_clients_connection_at_once() -> None:
             relay = await first.accept()
             assert isinstance(relay, TunnelConnection)
             near, far = await relay.open_stream(), await client.accept_stream()
+            address = first.address
             kill(first)
-            async with listening(options, address=first.address):
+            async with listening(options, address=address):
                 await far.send(b"x" * 1000)
                 lost = await client.wait_closed()
                 assert str(lost) == "the relay does not know this connection any more"
@@ -85,8 +87,9 @@ def test_a_reset_with_the_wrong_key_changes_nothing() -> None:
         async with calling(first) as client:
             relay = await first.accept()
             near, far = await relay.open_stream(), await client.accept_stream()
+            address = first.address
             kill(first)
-            async with listening(address=first.address) as second:
+            async with listening(address=address) as second:
                 await far.send(b"x" * 1000)
                 async with calling(second):
                     pass
@@ -119,7 +122,10 @@ def rebind(client: TunnelConnection) -> None:
     target = old.getpeername()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as new:
         new.connect(target)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(old)
         os.dup2(new.fileno(), old.fileno())
+        loop.add_reader(old, client._driver.endpoint._read)
 
 
 def test_noise_disturbs_nobody() -> None:
