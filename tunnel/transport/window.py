@@ -10,10 +10,18 @@ class ReceiveWindow:
     """The receiving side's account of one stream, in bytes.
 
     The window starts at `initial` and doubles up to `maximum` each time a whole window has been
-    read without anything left lying; a reader that falls behind is set back to `initial`.
+    read without anything left lying; a reader that leaves a whole one is set back to `initial`.
     """
 
-    __slots__ = ("_initial", "_maximum", "_read_since_growth", "consumed", "limit", "received", "window")
+    __slots__ = (
+        "_initial",
+        "_maximum",
+        "_read_since_growth",
+        "consumed",
+        "limit",
+        "received",
+        "window",
+    )
 
     def __init__(self, initial: int, maximum: int) -> None:
         self._initial = initial
@@ -34,7 +42,8 @@ class ReceiveWindow:
         self.received += size
         if self.received > self.limit:
             raise RemoteProtocolError(f"sent {self.received} bytes of {self.limit} granted")
-        if self.parked * 2 >= self.window:
+        # Half a window may well arrive in one piece, before the reader has had its turn.
+        if self.parked >= self.window:
             self.window = self._initial
             self._read_since_growth = 0
 

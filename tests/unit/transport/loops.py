@@ -1,0 +1,22 @@
+"""Running a test's coroutine on either loop, in debug mode."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+on_both_loops = pytest.mark.parametrize("loop", LOOPS)
+
+
+def run_on(loop: str, body: Coroutine[Any, Any, None]) -> None:
+    """Run to the end within 10 s."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await body
+
+    with asyncio.Runner(debug=True, loop_factory=LOOPS[loop]) as runner:
+        runner.run(bounded())

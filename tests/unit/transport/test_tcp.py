@@ -1,0 +1,298 @@
+"""Sockets as streams, and listeners that survive what befalls them."""
+
+import asyncio
+import errno
+import resource
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.transport.loops import on_both_loops, run_on
+from tunnel.errors import ConnectionLost, DialFailed, StreamReset
+from tunnel.stream import Address
+from tunnel.transport import tcp
+from tunnel.transport.tcp import TcpListener, TcpStream, connect, wrap
+
+LOOPBACK = Address("127.0.0.1", 0)
+
+
+async def joined() -> tuple[TcpStream, socket.socket]:
+    """Return a stream and the plain blocking socket at its far end."""
+    listener = TcpListener(LOOPBACK)
+    plain = socket.create_connection(listener.address)
+    stream = await wrap(await listener.accept())
+    listener.close()
+    return stream, plain
+
+
+async def read(plain: socket.socket) -> bytes:
+    """Read from a blocking socket while the loop goes on."""
+    return await asyncio.to_thread(plain.recv, 4096)
+
+
+@on_both_loops
+def test_a_fin_is_an_end_and_an_rst_is_a_cut(loop: str) -> None:
+    async def body() -> None:
+        ended, plain = await joined()
+        plain.shutdown(socket.SHUT_WR)
+        assert await ended.receive() == b""
+        plain.close()
+        ended.abort()
+
+        cut, plain = await joined()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        plain.close()
+        with pytest.raises(StreamReset):
+            await cut.receive()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_finish_is_a_fin_and_abort_is_an_rst(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        await stream.send(b"last words")
+        await stream.finish()
+        assert [await read(plain), await read(plain)] == [b"last words", b""]
+        stream.abort()
+        plain.close()
+
+        stream, plain = await joined()
+        stream.abort()
+        with pytest.raises(ConnectionResetError):
+            await read(plain)
+        plain.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_both_ends_done_means_no_rst(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        plain.shutdown(socket.SHUT_WR)
+        assert await stream.receive() == b""
+        await stream.send(b"x" * 10_000)
+        await stream.finish()
+        stream.abort()
+        received = b""
+        while piece := await read(plain):
+            received += piece
+        assert len(received) == 10_000
+        plain.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_peer_that_stalls_and_dies_is_noticed(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+
+        async def send_for_ever() -> None:
+            while True:
+                await stream.send(bytes(65536))
+
+        async def expect_cut() -> None:
+            with pytest.raises(StreamReset):
+                await send_for_ever()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(expect_cut())
+            for _ in range(50):
+                await asyncio.sleep(0)
+            plain.close()  # unread bytes make it an RST
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_an_idle_stream_holds_no_buffer(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        plain.sendall(b"x")
+        assert await stream.receive() == b"x"
+        assert len(stream._buffer) == 0
+        stream.abort()
+        plain.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_both_ends_are_named(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        assert stream.peer == Address(*plain.getsockname())
+        assert stream.local == Address(*plain.getpeername())
+        assert repr(stream) == f"<TcpStream {stream.peer} open>"
+        stream.abort()
+        plain.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_unix_socket_is_a_target_too(loop: str) -> None:
+    async def body() -> None:
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+            path = Path(folder) / "target"
+            server.bind(str(path))
+            server.listen()
+            stream = await connect(path, timeout=5)
+            plain, _ = server.accept()
+            await stream.send(b"hello")
+            await stream.finish()
+            assert [await read(plain), await read(plain)] == [b"hello", b""]
+            stream.abort()
+            plain.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_why_a_target_cannot_be_reached_is_said(loop: str) -> None:
+    async def body() -> None:
+        with socket.socket() as unused:
+            unused.bind(LOOPBACK)
+            address = Address(*unused.getsockname())
+            with pytest.raises(DialFailed, match=rf"{address}: connection refused"):
+                await connect(address, timeout=5)
+        with pytest.raises(DialFailed, match="/nowhere: no such file or directory"):
+            await connect(Path("/nowhere"), timeout=5)
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_target_that_does_not_answer_is_given_up(loop: str) -> None:
+    async def body() -> None:
+        with socket.socket() as full:
+            full.bind(LOOPBACK)
+            full.listen(0)
+            address = Address(*full.getsockname())
+            with socket.create_connection(address), pytest.raises(DialFailed, match=r"0\.05 s"):
+                await connect(address, timeout=0.05)
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_cancelled_accept_loses_no_connection(loop: str) -> None:
+    async def body() -> None:
+        listener = TcpListener(LOOPBACK)
+        async with asyncio.TaskGroup() as group:
+            accepting = group.create_task(listener.accept())
+            await asyncio.sleep(0)
+            plain = socket.create_connection(listener.address)
+            await asyncio.sleep(0)
+            accepting.cancel()
+        sock = await listener.accept()
+        assert sock.getpeername() == plain.getsockname()
+        assert not sock.getblocking()
+        for closing in (sock, plain, listener):
+            closing.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_closing_ends_a_waiting_accept(loop: str) -> None:
+    async def body() -> None:
+        listener = TcpListener(LOOPBACK)
+
+        async def accept() -> None:
+            with pytest.raises(ConnectionLost, match="listener closed"):
+                await listener.accept()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(accept())
+            await asyncio.sleep(0)
+            listener.close()
+        await accept()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_accepting_pauses_while_descriptors_are_short(loop: str) -> None:
+    async def body() -> None:
+        listener = TcpListener(LOOPBACK)
+        with few_descriptors():
+            callers = [socket.create_connection(listener.address) for _ in range(40)]
+            accepted: list[socket.socket] = []
+            try:
+                async with asyncio.timeout(0.3):
+                    while True:
+                        accepted.append(await listener.accept())
+            except TimeoutError:
+                pass  # as it must: there are too many of them
+            assert max(sock.fileno() for sock in accepted) <= tcp.descriptor_limit()
+            assert listener.starved > 0
+            waiting = len(callers) - len(accepted)
+            for sock in (*accepted, *callers[: len(accepted)]):
+                sock.close()
+            for _ in range(waiting):
+                (await listener.accept()).close()
+        for sock in callers:
+            sock.close()
+        listener.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_connection_that_vanished_is_only_counted(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body() -> None:
+        listener = TcpListener(LOOPBACK)
+        plain = socket.create_connection(listener.address)
+        accept = listener._accept_now
+        faults = iter([OSError(errno.ECONNABORTED, "gone"), OSError(errno.EMFILE, "no more")])
+
+        def accept_at_last() -> socket.socket:
+            for fault in faults:
+                raise fault
+            return accept()
+
+        monkeypatch.setattr(listener, "_accept_now", accept_at_last)
+        (await listener.accept()).close()
+        assert (listener.vanished, listener.starved) == (1, 1)
+        plain.close()
+        listener.close()
+
+    run_on(loop, body())
+
+
+def test_an_ipv6_listener_leaves_ipv4_alone() -> None:
+    listener = TcpListener(Address("::1", 0))
+    other = TcpListener(Address("127.0.0.1", listener.address.port))
+    assert str(listener.address).startswith("[::1]:")
+    listener.close()
+    other.close()
+
+
+def test_a_mapped_address_is_shown_as_what_it_is() -> None:
+    assert tcp.address_of(("::ffff:192.0.2.1", 443, 0, 0)) == Address("192.0.2.1", 443)
+    assert tcp.address_of(("fe80::1%eth0", 443, 0, 2)) == Address("fe80::1", 443)
+    assert tcp.address_of("") == Address("", 0)
+
+
+@contextmanager
+def few_descriptors() -> Iterator[None]:
+    """Leave room for about 60 more descriptors, and for about 25 below the listener's mark."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as probe:
+        lowest = probe.fileno()
+    limit = int((lowest + 65) / tcp.DESCRIPTOR_SHARE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
