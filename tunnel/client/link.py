@@ -19,7 +19,14 @@ from tunnel.client.endpoints import Keypair
 from tunnel.client.forward import Forwarder
 from tunnel.client.offers import Offers
 from tunnel.client.racing import Lane, resolves_name
-from tunnel.errors import Code, ConnectionLost, DialFailed, Refused, TunnelError
+from tunnel.errors import (
+    Code,
+    ConnectionLost,
+    DialFailed,
+    Refused,
+    RemoteProtocolError,
+    TunnelError,
+)
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.protocol.messages import (
@@ -107,18 +114,28 @@ class LinkOwner(Protocol):
     def judged(self, link: "Link", action: Action) -> None:
         """The heartbeat says SUSPECT or RESTORE."""
 
+    def aged(self, link: "Link") -> None:
+        """It is time to ask anew for what was refused, by another connection in its place."""
+
     def vacated(self, link: "Link", ending: Ending) -> None:
         """The relay sends nobody here any more; the link goes on until its streams have ended."""
 
 
 @dataclass(slots=True)
 class _Departure:
-    """When a link has to be gone, in loop time; None while it is to stay."""
+    """Whether a link is to leave, and when it has to be gone, in loop time; None: whenever."""
 
     deadline: float | None = None
     is_announced: bool = False  # the relay is to be told to send nobody any more
     grace: asyncio.Timeout | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def bring_forward(self, deadline: float) -> None:
+        """Be gone by `deadline`, if that is earlier."""
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
+            if self.grace is not None:
+                self.grace.reschedule(deadline)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,19 +171,17 @@ class Link:
         leaving = " leaving" if self._departure.asked.is_set() else ""
         return f"<Link {self._passage.way.server.name} {self.lane} {state}{leaving}>"
 
-    def leave(self, deadline: float, *, announce: bool = True) -> None:
+    def leave(self, deadline: float | None = None, *, announce: bool = True) -> None:
         """Ask the link to finish its streams and to be gone by `deadline` (loop time).
 
-        With `announce` the relay is told first to send nobody any more. Asking again can only
-        bring the deadline forward.
+        None lets them take as long as they need. With `announce` the relay is told first to send
+        nobody any more. Asking again can only bring the deadline forward.
         """
         departure = self._departure
-        if departure.deadline is None:
-            departure.deadline = deadline
+        if not departure.asked.is_set():
             departure.is_announced = announce
-        departure.deadline = min(departure.deadline, deadline)
-        if departure.grace is not None:
-            departure.grace.reschedule(departure.deadline)
+        if deadline is not None:
+            departure.bring_forward(deadline)
         departure.asked.set()
         self._news.set()
 
@@ -178,8 +193,7 @@ class Link:
                 await self._use(self._exchange)
         except TunnelError as error:
             ending = await self._ending(error)
-            if self._exchange is not None and not self._exchange.is_over:
-                await self._part(self._exchange, ending)
+            await self._close(error, ending)
             return ending
         finally:
             if self._exchange is not None:
@@ -195,6 +209,16 @@ class Link:
             # Its streams were only cut; the connection knows why.
             return ending_of(await self._exchange.connection.wait_closed())
         return ending_of(error)
+
+    async def _close(self, error: TunnelError, ending: Ending) -> None:
+        """Tell the relay why, if it may still be listening."""
+        exchange, code = self._exchange, ending.code
+        if exchange is None or exchange.is_over:
+            return
+        if isinstance(error, Refused | RemoteProtocolError):
+            await self._part(exchange, ending)
+        else:
+            exchange.connection.close(Code.OK if code is None else code, ending.message)
 
     async def _use(self, exchange: _Exchange) -> None:
         if self.welcome is None:  # told to leave while registering
@@ -263,7 +287,8 @@ class Link:
             reasons = [reason.code for reason in welcome.refused.values()]
             code = reasons[0] if reasons else Code.NAME_REFUSED
             raise Refused(code, "the relay grants none of the names")
-        self.offers = Offers(names, random.random)
+        now = asyncio.get_running_loop().time()
+        self.offers = Offers(names, random.random, refused=welcome.refused, now=now)
         self.welcome = welcome
 
     async def _stay(self, exchange: _Exchange, welcome: Welcome) -> None:
@@ -325,6 +350,8 @@ class Link:
         while not departure.asked.is_set():
             await self._wait_for_news(self.offers.next_timeout())
             await self._send(channel, self.offers.take_due(now()))
+            if self.offers.take_aged(now()):
+                self._owner.aged(self)
         if departure.is_announced:
             await self._withdraw(channel)
         with suppress(TimeoutError):

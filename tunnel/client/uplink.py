@@ -47,6 +47,7 @@ class Uplink:
         self._course = Course(rules, random.random, remembered=remembered)
         self._links: dict[Lane, Link] = {}
         self._departing: set[Link] = set()
+        self._replaced: set[Link] = set()  # of those, the ones that serve until another does
         self._urls: dict[str, str] = {}  # of the names that the relay serves now
         self._news = asyncio.Event()
         self._transport: str | None = None  # the one told last
@@ -107,6 +108,7 @@ class Uplink:
             log.error("link failed", server=self.server, lane=link.lane, exception=error)
             ending = Ending(Code.INTERNAL, "a bug of ours, see the log")
         self._departing.discard(link)
+        self._replaced.discard(link)
         if link.welcome is not None:
             self._journal.disconnected(link.lane.transport, ending)
         if self._links.get(link.lane) is link:
@@ -146,6 +148,9 @@ class Uplink:
         if self._is_current(link):
             self._course.serving(link.lane, self._now())
             self._apply()
+            deadline = self._now() + self._drain_timeout
+            while self._replaced:
+                self._replaced.pop().leave(deadline)
 
     def judged(self, link: Link, action: Action) -> None:
         """Pass the heartbeat's verdict on to the course."""
@@ -163,18 +168,29 @@ class Uplink:
             self._departing.add(link)
             self._give_up(link, ending)
 
+    def aged(self, link: Link) -> None:
+        """Dial a link in place of one that goes on serving until the new one does."""
+        if self._is_current(link):
+            del self._links[link.lane]
+            self._departing.add(link)
+            self._replaced.add(link)
+            self._course.ended(link.lane, self._now(), Ending(Code.OK, "asks anew"))
+            self._apply()
+
     def _is_current(self, link: Link) -> bool:
         return self._links.get(link.lane) is link
 
     # -- what follows from it
 
     def _apply(self) -> None:
-        """Let surplus links leave, and wake `run` for what is due."""
-        deadline = self._now() + self._drain_timeout
+        """Let surplus links leave, and wake `run` for what is due.
+
+        They have no deadline: that another transport is used now is no reason to cut a visitor.
+        """
         for lane in self._course.take_surplus():
             link = self._links.pop(lane)
             self._departing.add(link)
-            link.leave(deadline)
+            link.leave()
         if self._course.transport != self._transport:
             self._transport = self._course.transport
             self._journal.changed(self._transport, self._course.reason)

@@ -137,6 +137,7 @@ def test_a_visitor_on_the_pool_is_not_cut_by_the_return_to_quic(tmp_path: Path) 
         assert await visitor.receive() == b"before "
         relay.unreachable.clear()
         await relay.until(lambda: relay.live("quic") and not old.serving)
+        await asyncio.sleep(600)  # far beyond the drain timeout, which is for those who stop
         await visitor.send(b"after")
         await visitor.finish()
         return await read_all(visitor)
