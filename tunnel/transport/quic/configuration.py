@@ -17,7 +17,7 @@ DATAGRAM_BYTES = 1350  # UDP payload that every path is expected to carry
 IDLE_TIMEOUT = 90.0  # the heartbeat above is the judge; this only clears away what it cannot reach
 
 
-def _common(options: TransportOptions, *, is_client: bool) -> QuicConfiguration:
+def _shared_by_roles(options: TransportOptions, *, is_client: bool) -> QuicConfiguration:
     flow = options.flow
     return QuicConfiguration(
         alpn_protocols=[ALPN_QUIC],
@@ -34,7 +34,7 @@ def _common(options: TransportOptions, *, is_client: bool) -> QuicConfiguration:
 
 def relay_configuration(certificate: Certificate, options: TransportOptions) -> QuicConfiguration:
     """Return the configuration of all connections that are shown this certificate."""
-    configuration = _common(options, is_client=False)
+    configuration = _shared_by_roles(options, is_client=False)
     configuration.certificate, *configuration.certificate_chain = certificate.chain
     configuration.private_key = certificate.key
     return configuration
@@ -52,7 +52,7 @@ def _check_roots(path: Path) -> None:
 
 def client_configuration(trust: Trust, options: TransportOptions) -> QuicConfiguration:
     """Return the configuration of one dial; raises SettingsError if the roots cannot be used."""
-    configuration = _common(options, is_client=True)
+    configuration = _shared_by_roles(options, is_client=True)
     configuration.server_name = trust.server_name
     configuration.cafile = root_file(trust)
     if trust.by_name and trust.ca is not None:

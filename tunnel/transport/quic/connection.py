@@ -1,6 +1,7 @@
 """One QUIC connection, as everything above sees it."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from aioquic.quic.events import (
     StreamReset,
 )
 
-from tunnel.errors import Code, ConnectionLost, LocalProtocolError
+from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtocolError
 from tunnel.stream import Address, Binding, Stream
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingLot
@@ -25,6 +26,8 @@ from tunnel.transport.quic.engine import Engine, StreamOpened, StreamsAllowed
 from tunnel.transport.quic.stream import TunnelStream
 from tunnel.transport.waiting import Places, Queue
 from tunnel.transport.window import ReceiveWindow
+
+log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
@@ -114,8 +117,15 @@ class TunnelConnection:
 
     def hear(self, datagrams: Sequence[Datagram]) -> None:
         """Take datagrams that were addressed to this connection."""
-        if not self.is_closed:
+        if self.is_closed:
+            return
+        try:
             self._driver.hear(datagrams)
+        except RemoteProtocolError as error:
+            self.close(Code.PROTOCOL, str(error))
+        except Exception:
+            log.exception("engine failed")  # one peer's packets must not end the others' service
+            self.end(ConnectionLost("the QUIC engine failed", Code.INTERNAL))
 
     def end(self, lost: ConnectionLost) -> None:
         """End the connection at once, for the reason given; a second call does nothing."""

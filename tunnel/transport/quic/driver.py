@@ -60,8 +60,8 @@ class Driver:
         self._set_timer()
 
     def stop(self) -> None:
-        """Send the engine's last datagrams, if it has any, and do nothing ever after."""
-        if not self._is_stopped and self.engine.get_peer_address() is not None:
+        """Send our close, if we asked the engine for one, and do nothing ever after."""
+        if self.engine.termination is not None and self.engine.get_peer_address() is not None:
             self.endpoint.send(self.engine.datagrams_to_send(time.monotonic()))
         self._is_stopped = True
         if self._timer is not None:

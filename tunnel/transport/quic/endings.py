@@ -47,6 +47,10 @@ def failed_by(ending: ConnectionTerminated) -> DialFailed:
     reason = ending.reason_phrase[:REASON_MAX]
     if is_idle(ending):
         return DialFailed("no answer")
+    if ending.frame_type is None:
+        return DialFailed(
+            f"closed by the relay: {reason or Code.from_number(ending.error_code).word}"
+        )
     if QuicErrorCode.CRYPTO_ERROR <= ending.error_code <= CRYPTO_ERROR_LAST:
         number = ending.error_code - QuicErrorCode.CRYPTO_ERROR
         return DialFailed(f"{ALERTS.get(number, f'TLS alert {number}')}: {reason}".rstrip(": "))

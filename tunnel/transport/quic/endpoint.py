@@ -25,6 +25,8 @@ SEGMENTS_MAX, SEGMENTS_BYTES_MAX = 64, 64_000
 SOL_UDP, UDP_SEGMENT = 17, 103  # linux/udp.h: the kernel cuts one buffer into datagrams
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 
+_told: set[str] = set()  # advice that this process has given once
+
 Datagram = tuple[bytes, Any]  # payload and the socket address as Python gives it
 
 
@@ -162,8 +164,9 @@ def enlarge_buffers(sock: socket.socket) -> None:
         except OSError:
             sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         granted = sock.getsockopt(socket.SOL_SOCKET, option) // 2  # Linux reports the double
-        if granted < SOCKET_BUFFER_BYTES:
-            log.info("socket buffer was capped: run sysctl -w %s=%d", sysctl, SOCKET_BUFFER_BYTES)
+        if granted < SOCKET_BUFFER_BYTES and sysctl not in _told:
+            _told.add(sysctl)
+            log.info("socket buffer was capped: sysctl -w %s=%d", sysctl, SOCKET_BUFFER_BYTES)
 
 
 def _peer_of(sock: socket.socket) -> tuple[Any, ...] | None:

@@ -28,6 +28,7 @@ from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import Certificate, CertificateSlot
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.quic import dialer
+from tunnel.transport.quic.configuration import client_configuration
 from tunnel.transport.quic.dialer import dial
 from tunnel.transport.quic.listener import listen
 
@@ -138,7 +139,7 @@ def test_a_peer_of_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) 
         configuration.alpn_protocols = ["h3"]
         return configuration
 
-    made = dialer.client_configuration
+    made = client_configuration
     monkeypatch.setattr(dialer, "client_configuration", foreign)
     assert refusal(TRUST).startswith("the far end does not speak this tunnel's protocol")
 
@@ -171,7 +172,7 @@ def test_an_address_that_cannot_be_reached_is_named() -> None:
 
 def test_a_name_that_does_not_resolve_is_named() -> None:
     async def main() -> None:
-        with pytest.raises(DialFailed, match="nowhere.invalid:443 by UDP"):
+        with pytest.raises(DialFailed, match=r"nowhere\.invalid:443 by UDP"):
             await dial(Address("nowhere.invalid", 443), TRUST, OPTIONS)
 
     run(main())
@@ -180,8 +181,8 @@ def test_a_name_that_does_not_resolve_is_named() -> None:
 def test_roots_that_cannot_be_read_are_the_operators_fault(tmp_path: Path) -> None:
     async def main() -> None:
         async with listening() as listener:
-            with pytest.raises(SettingsError, match="missing.pem"):
-                trust = Trust(NAME, ca=tmp_path / "missing.pem")
+            trust = Trust(NAME, ca=tmp_path / "missing.pem")
+            with pytest.raises(SettingsError, match=r"missing\.pem"):
                 await dial(listener.address, trust, OPTIONS)
 
     run(main())
@@ -191,7 +192,7 @@ def test_roots_without_a_certificate_are_the_operators_fault(tmp_path: Path) -> 
     async def main() -> None:
         path = tmp_path / "empty.pem"
         path.write_text("nothing")
-        with pytest.raises(SettingsError, match="empty.pem: holds no usable PEM certificate"):
+        with pytest.raises(SettingsError, match=r"empty\.pem: holds no usable PEM certificate"):
             await dial(Address("127.0.0.1", 9), Trust(NAME, ca=path), OPTIONS)
 
     run(main())
@@ -199,10 +200,9 @@ def test_roots_without_a_certificate_are_the_operators_fault(tmp_path: Path) -> 
 
 def test_a_cancelled_dial_leaves_no_socket_behind() -> None:
     async def main() -> None:
-        with deaf() as address:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await dial(address, TRUST, OPTIONS)
+        with deaf() as address, pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await dial(address, TRUST, OPTIONS)
 
     run(main())
 

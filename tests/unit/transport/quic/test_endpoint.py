@@ -1,0 +1,148 @@
+"""The UDP socket: batches, segments, a full buffer and the network's complaints."""
+
+import errno
+import logging
+import socket
+from collections.abc import Sequence
+
+import pytest
+
+from tests.unit.transport.quic.places import run, until
+from tunnel.transport.quic import endpoint as endpoint_module
+from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
+
+
+class FullSocket(socket.socket):
+    """A UDP socket whose buffer is full until `room` is given."""
+
+    room = 0
+    refuses_segments = False
+
+    def sendmsg(self, buffers, ancillary=(), flags=0, *address):  # type: ignore[no-untyped-def]
+        if self.refuses_segments and ancillary:
+            raise OSError(errno.EIO, "no checksum offload")
+        if self.room <= 0:
+            raise BlockingIOError
+        self.room -= len(buffers)
+        return super().sendmsg(buffers, ancillary, flags, *address)
+
+
+def udp(kind: type[socket.socket] = socket.socket) -> socket.socket:
+    sock = kind(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def test_runs_of_equal_datagrams_arrive_one_by_one_and_in_order() -> None:
+    async def main() -> None:
+        got: list[bytes] = []
+        receiver = Endpoint(udp(), lambda batch: got.extend(payload for payload, _ in batch))
+        sender = Endpoint(udp(), lambda _: None)
+        sizes = [900] * 60 + [700] + [900] * 3 + [1300] + [5, 5]
+        sent = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
+        sender.send([(payload, tuple(receiver.address)) for payload in sent])
+        await until(lambda: len(got) == len(sent))
+        receiver.close()
+        sender.close()
+        assert got == sent
+
+    run(main())
+
+
+def test_segmentation_is_given_up_where_the_device_cannot() -> None:
+    async def main() -> None:
+        got: list[bytes] = []
+        receiver = Endpoint(udp(), lambda batch: got.extend(payload for payload, _ in batch))
+        sock = udp(FullSocket)
+        assert isinstance(sock, FullSocket)
+        sock.room, sock.refuses_segments = 1000, True
+        sender = Endpoint(sock, lambda _: None)
+        sender.send([(b"x" * 1200, tuple(receiver.address))] * 10)
+        await until(lambda: len(got) == 10)
+        receiver.close()
+        sender.close()
+
+    run(main())
+
+
+def test_what_a_full_socket_refuses_is_kept_within_bounds_and_sent_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint_module, "BACKLOG_DATAGRAMS", 50)
+
+    async def main() -> None:
+        got: list[bytes] = []
+        resumed: list[bool] = []
+        receiver = Endpoint(udp(), lambda batch: got.extend(payload for payload, _ in batch))
+        sock = udp(FullSocket)
+        assert isinstance(sock, FullSocket)
+        sender = Endpoint(sock, lambda _: None)
+        target = tuple(receiver.address)
+        sender.send([(b"%d" % number, target) for number in range(70)])
+        assert sender.is_full
+        sender.when_writable(lambda: resumed.append(True))
+        sock.room = 1 << 30
+        await until(lambda: bool(resumed))
+        assert not sender.is_full
+        await until(lambda: len(got) == 50)
+        receiver.close()
+        sender.close()
+
+    run(main())
+
+
+def test_one_wake_up_takes_a_bounded_batch() -> None:
+    async def main() -> None:
+        batches: list[Sequence[Datagram]] = []
+        receiver = Endpoint(udp(), batches.append)
+        with udp() as sock:
+            for _ in range(endpoint_module.BATCH_DATAGRAMS + 10):
+                sock.sendto(b"x", receiver.address)
+        await until(lambda: len(batches) == 2)
+        receiver.close()
+        assert [len(batch) for batch in batches] == [endpoint_module.BATCH_DATAGRAMS, 10]
+
+    run(main())
+
+
+def test_the_networks_complaint_is_reported() -> None:
+    async def main() -> None:
+        errors: list[OSError] = []
+        with udp() as gone:
+            address = gone.getsockname()
+        sock = udp()
+        sock.connect(address)
+        endpoint = Endpoint(sock, lambda _: None, errors.append)
+        endpoint.send([(b"x", address)])
+        await until(lambda: bool(errors))
+        endpoint.close()
+        assert isinstance(errors[0], ConnectionRefusedError)
+
+    run(main())
+
+
+def test_nothing_is_sent_by_a_closed_endpoint() -> None:
+    async def main() -> None:
+        endpoint = Endpoint(udp(), lambda _: None)
+        endpoint.close()
+        endpoint.close()
+        endpoint.send([(b"x", ("127.0.0.1", 9))])
+
+    run(main())
+
+
+def test_the_operator_is_told_once_what_caps_the_buffers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(endpoint_module, "SOCKET_BUFFER_BYTES", 1 << 30)
+    monkeypatch.setattr(endpoint_module, "SO_RCVBUFFORCE", -1)
+    monkeypatch.setattr(endpoint_module, "SO_SNDBUFFORCE", -1)
+    monkeypatch.setattr(endpoint_module, "_told", set())
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        with udp() as sock:
+            enlarge_buffers(sock)
+    assert [record.getMessage() for record in caplog.records] == [
+        "socket buffer was capped: sysctl -w net.core.rmem_max=1073741824",
+        "socket buffer was capped: sysctl -w net.core.wmem_max=1073741824",
+    ]
