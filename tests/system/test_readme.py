@@ -1,0 +1,171 @@
+"""Every command that the README shows is run as it stands there, or is shown to be run by CI."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.world import ROOT, Process
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+
+TEXT = (ROOT / "README.md").read_text()
+PROGRAM = r"(?:\./dist/)?(?:relay|client)\.pyz"
+
+
+def shown() -> list[str]:
+    """Return the commands: lines of shell blocks, and programs with arguments in running text."""
+    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    inline = re.findall(rf"`({PROGRAM} [^`]+|\./scripts/[^`]+)`", prose)
+    return list(dict.fromkeys([line for line in lines if line] + inline))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where a reader would stand: the programs below it and, copied, beside it."""
+    made = tmp_path_factory.mktemp("reader")
+    (made / "dist").symlink_to(ROOT / "dist")
+    return made
+
+
+def words(command: str) -> list[str]:
+    """Return the command's words; a program without a path is the one that was built."""
+    return [
+        str(ROOT / "dist" / word) if re.fullmatch(r"(relay|client)\.pyz", word) else word
+        for word in shlex.split(command)
+    ]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of a reader whose state stays in the folder."""
+    return {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command that ends, and return what it printed."""
+    done = subprocess.run(
+        words(command),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+class Daemons:
+    """The daemons that the README has started, of which one relay is up at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[Process] = []
+
+    def start(self, command: str, pattern: str) -> str:
+        """Start a daemon and return what the pattern finds in its output."""
+        os.environ["XDG_STATE_HOME"] = str(self.folder / "state")
+        process = Process(words(command), self.folder, f"daemon-{len(self.running)}")
+        self.running.append(process)
+        return process.wait_for(pattern)[0]
+
+    def stop(self) -> None:
+        """End them as Ctrl-C does; each must end cleanly."""
+        for process in self.running:
+            if process.popen.poll() is None:
+                process.signal(signal.SIGINT)
+                assert process.wait() == 0
+        self.running.clear()
+
+
+@pytest.fixture
+def daemons(folder: Path) -> Iterator[Daemons]:
+    """Return a starter of daemons, which are gone when the test ends."""
+    made = Daemons(folder)
+    try:
+        yield made
+    finally:
+        for process in made.running:
+            process.popen.kill()
+
+
+SERVED_BY_CI = ("./scripts/check", "./scripts/test", "./scripts/test-system")
+SCRIPTS: dict[str, list[str]] = {
+    "./scripts/demo": [],
+    "./scripts/build": [],
+    "./scripts/bench": ["--rounds", "1", "--idle", "3"],
+    "./scripts/fuzz": ["5"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_runs(script: str) -> None:
+    run(" ".join([script, *SCRIPTS[script]]), ROOT)
+
+
+@pytest.mark.parametrize("script", SERVED_BY_CI)
+def test_a_script_is_run_by_ci(script: str) -> None:
+    assert script.removeprefix("./") in (ROOT / ".ci/run").read_text().splitlines()
+
+
+RELAY_INIT = "./dist/relay.pyz init relay.toml"
+RELAY_CHECK = "./dist/relay.pyz -c relay.toml --check"
+RELAY_RUN = "./dist/relay.pyz -c relay.toml"
+RELAY_QUICK = "relay.pyz --domain-suffix t.example.org --open"
+CLIENT_QUICK = (
+    "client.pyz --server relay.example.org --domain-suffix t.example.org "
+    "--pin sha256:… --local 3000"
+)
+CLIENT_INIT = "client.pyz init client.toml"
+CLIENT_RUN = "client.pyz -c client.toml"
+CLIENT_ID = "client.pyz id -c client.toml"
+STAY = "./scripts/demo --stay"
+PIN = r"--pin sha256:[0-9a-f]{64}"
+
+
+def test_a_relay_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
+    run(RELAY_INIT, folder)
+    assert "no faults" in run(RELAY_CHECK, folder)
+    daemons.start(RELAY_RUN, PIN)
+    daemons.stop()
+
+
+def test_a_relay_and_a_client_without_a_file(daemons: Daemons) -> None:
+    pin = daemons.start(RELAY_QUICK, PIN)
+    line = CLIENT_QUICK.replace("relay.example.org", "127.0.0.1").replace("--pin sha256:…", pin)
+    assert daemons.start(line, r"URL: \S+").endswith(".t.example.org:8443")
+    daemons.stop()
+
+
+def test_a_client_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
+    run(CLIENT_INIT, folder)
+    assert "t.example.org" in run(CLIENT_ID, folder)
+    daemons.start(CLIENT_RUN, r"eu\.example\.org")  # does not resolve: it says so, and goes on
+    daemons.stop()
+
+
+def test_the_demo_stays_until_ctrl_c(daemons: Daemons) -> None:
+    daemons.folder = ROOT / ".cache"
+    process = Process([str(ROOT / "scripts/demo"), "--stay"], daemons.folder, "demo")
+    daemons.running.append(process)
+    line = process.wait_for(r"curl --cacert .+", timeout=120)[0]
+    assert b"Hello" in subprocess.run(shlex.split(line), capture_output=True, check=True).stdout
+    daemons.stop()
+
+
+def test_nothing_is_shown_that_is_not_run() -> None:
+    known: tuple[Callable[..., object] | str, ...] = (
+        *SCRIPTS,
+        *SERVED_BY_CI,
+        *(RELAY_INIT, RELAY_CHECK, RELAY_RUN, RELAY_QUICK),
+        *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, STAY),
+    )
+    assert sorted(shown()) == sorted(str(each) for each in known)
