@@ -289,6 +289,32 @@ def test_too_much_parked_cuts_the_stream_that_stalled_longest(run: Run[None], pa
     run(body())
 
 
+def test_cut_streams_give_the_connections_credit_back(run: Run[None], pair: Pair) -> None:
+    flow = FlowSettings(64 * KIB, 64 * KIB, connection_window=256 * KIB)
+
+    async def body() -> None:
+        async with pair(TransportOptions(flow=flow), TransportOptions(flow=flow)) as (
+            relay,
+            client,
+        ):
+            control = await open_both(relay, client)
+            for round_number in range(20):
+                near, far = await open_both(relay, client)
+                source, sink = (near, far) if round_number % 2 else (far, near)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(expect(StreamReset, Flood(source).run(64 * MIB)))
+                    await sink.receive()
+                    sink.abort()
+                source.abort()
+                await exchange(*control)
+            near, far = await open_both(relay, client)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(send_all(near, [bytes(64 * KIB)] * 16))
+                assert len(await receive_all(far)) == MIB
+
+    run(body())
+
+
 @pytest.mark.timeout(60)  # two thousand streams in the loop's debug mode
 def test_two_thousand_short_streams_leave_nothing_behind(run: Run[None], pair: Pair) -> None:
     async def body() -> None:

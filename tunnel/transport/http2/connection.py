@@ -13,6 +13,7 @@ from tunnel.stream import Address, Binding, Stream
 from tunnel.transport.http2.engine import (
     CONTROL_REQUEST,
     FRAME_MAX_BYTES,
+    MESSAGE_MAX_BYTES,
     RESPONSE,
     STREAM_REQUEST,
     Engine,
@@ -167,7 +168,7 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def on_goaway(self, event: events.ConnectionTerminated) -> None:
         code = code_of(event.error_code or 0)
-        message = (event.additional_data or b"").decode(errors="replace")
+        message = (event.additional_data or b"")[:MESSAGE_MAX_BYTES].decode(errors="replace")
         self._lose(ConnectionLost(message or code.word, code))
 
     def drop(self) -> None:
