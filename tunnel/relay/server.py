@@ -1,6 +1,7 @@
 """The relay as a whole: what it is made of, how it starts, how it ends."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from tunnel.transport.tcp import TcpListener, reason_of
 
 log = get_log(__name__)
 
+_WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 RETRY_AFTER_DRAIN = 1.0  # seconds after which clients may come back: a restart takes about that
 
 
@@ -115,6 +117,8 @@ class Relay:
             for listener in self._settings.listeners.values():
                 for address in listener.listen:
                     bound += await self._bind(listener, address)
+            if not bound:
+                raise ListenFailed("no address could be listened on")
         except BaseException:
             await _close(bound)
             raise
@@ -134,6 +138,9 @@ class Relay:
                 bound.append(Bound(listener, datagrams))
         except OSError as fault:
             await _close(bound)
+            if address.host == "::" and fault.errno in _WITHOUT_IPV6:
+                log.warning("no IPv6 here", listener=listener.name, address=address)
+                return []
             message = f"listeners.{listener.name}: cannot listen on {address}: {reason_of(fault)}"
             raise ListenFailed(message) from fault
         log.info("listening", listener=listener.name, kind=listener.kind, address=address)
