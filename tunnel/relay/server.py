@@ -117,11 +117,11 @@ class Relay:
             for listener in self._settings.listeners.values():
                 for address in listener.listen:
                     bound += await self._bind(listener, address)
-            if not bound:
-                raise ListenFailed("no address could be listened on")
         except BaseException:
             await _close(bound)
             raise
+        if not bound:
+            raise ListenFailed("no address could be listened on")
         return bound
 
     async def _bind(self, listener: ListenerSettings, address: Address) -> list[Bound]:
