@@ -25,7 +25,7 @@ from tunnel.errors import SettingsError
 from tunnel.log import get_log
 from tunnel.protocol.messages import NAMES_LIMIT
 from tunnel.protocol.names import format_fingerprint
-from tunnel.settings.values import ClientSettings, FlowSettings, QuicSettings, ServerSettings
+from tunnel.settings.values import ClientSettings, ServerSettings
 from tunnel.tls.identity import Signer
 from tunnel.transport.doors import DIALERS, Dialer
 from tunnel.transport.options import TransportOptions
@@ -184,14 +184,15 @@ def _keypairs(settings: ClientSettings, signers: Mapping[str, Signer]) -> dict[s
 
 
 def _options(settings: ClientSettings) -> TransportOptions:
-    timeout = settings.timeouts.register
-    return _shared_options(settings.flow, settings.quic, settings.limits.buffer_total, timeout)
+    return TransportOptions(
+        flow=settings.flow,
+        quic=settings.quic,
+        budget=_shared_budget(settings.limits.buffer_total),
+        handshake_timeout=settings.timeouts.register,
+    )
 
 
 @lru_cache(maxsize=8)
-def _shared_options(
-    flow: FlowSettings, quic: QuicSettings, buffer_total: int, timeout: float
-) -> TransportOptions:
-    """Return one value for all clients of a process: `buffer_total` is the process's."""
-    budget = ParkingBudget(buffer_total)
-    return TransportOptions(flow=flow, quic=quic, budget=budget, handshake_timeout=timeout)
+def _shared_budget(total: int) -> ParkingBudget:
+    """Return one account for all clients of this process: the limit is the process's."""
+    return ParkingBudget(total)

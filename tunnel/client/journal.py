@@ -26,6 +26,7 @@ class Journal:
         self._log = log.bind(server=server, keypair=keypair)
         self._told: set[tuple[str | None, Code]] = set()
         self._failures = 0
+        self._transport: str | None = None
         self.last_error: str | None = None
 
     def connected(self, transport: str, observed: str) -> None:
@@ -42,8 +43,11 @@ class Journal:
         event = events.Disconnected(self._server, self._keypair, transport, str(ending))
         self._emit(event)
 
-    def changed(self, transport: str | None, reason: str) -> None:
-        """Another transport carries the session now."""
+    def carried_by(self, transport: str | None, reason: str) -> None:
+        """Tell which transport carries the session, if that has changed."""
+        if transport == self._transport:
+            return
+        self._transport = transport
         self._log.info("transport changed", transport=transport, reason=reason)
         event = events.TransportChanged(self._server, self._keypair, transport, reason)
         self._emit(event)
@@ -51,7 +55,7 @@ class Journal:
     def ended(self, transport: str, ending: Ending, retry_in: float | None) -> None:
         """An attempt or a connection has ended against our will."""
         self.last_error = str(ending)
-        if ending.is_policy and ending.code is not None:
+        if ending.is_policy and ending.code not in (None, Code.DRAINING):
             self.refused(ending.code, ending.message, None)
             return
         self._failures += 1

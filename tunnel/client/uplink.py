@@ -42,15 +42,13 @@ class Uplink:
         self._journal = journal
         self._favourites = favourites
         self._drain_timeout = drain_timeout
-        self._address = passage.way.server.address
-        remembered = favourites.get(self._address)
+        remembered = favourites.get(passage.way.server.address)
         self._course = Course(rules, random.random, remembered=remembered)
         self._links: dict[Lane, Link] = {}
         self._departing: set[Link] = set()
         self._replaced: set[Link] = set()  # of those, the ones that serve until another does
         self._urls: dict[str, str] = {}  # of the names that the relay serves now
         self._news = asyncio.Event()
-        self._transport: str | None = None  # the one told last
         self._is_stopping = False
 
     def __repr__(self) -> str:
@@ -191,11 +189,8 @@ class Uplink:
             link = self._links.pop(lane)
             self._departing.add(link)
             link.leave()
-        if self._course.transport != self._transport:
-            self._transport = self._course.transport
-            self._journal.changed(self._transport, self._course.reason)
-            if self._transport is not None:
-                self._favourites.put(self._address, self._course.favourite)
+        self._journal.carried_by(self._course.transport, self._course.reason)
+        self._favourites.put(self._passage.way.server.address, self._course.favourite)
         self._news.set()
 
     def _compare_names(self) -> None:

@@ -431,3 +431,35 @@ def test_a_name_with_many_addresses_is_resolved_at_every_attempt(tmp_path: Path)
     server = {"transport": "quic"}
     hosts = play(client_settings(tmp_path, server=server), script, set_up=kill, resolver=resolver)
     assert hosts[:3] == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
+
+
+def test_a_refused_name_is_asked_for_anew_and_no_visitor_notices(tmp_path: Path) -> None:
+    def refuse(relay: FakeRelay) -> None:
+        relay.refused_names = {"shop.example.com": Code.NAME_REFUSED}
+
+    async def script(scene: Scene) -> tuple[float, bool, Code | None]:
+        relay = scene.relay
+        await relay.until(relay.live)
+        relay.refused_names.clear()
+        (old,) = relay.ends
+        begin = now()
+        await relay.until(lambda: len(relay.ends) == 2)
+        was_served = scene.name in old.serving
+        await relay.until(lambda: len(relay.live()[-1].serving) == 2 and old.bye is not None)
+        return now() - begin, was_served, old.bye
+
+    settings = client_settings(tmp_path, endpoint={"names": ("shop.example.com",)})
+    took, was_served, bye = play(settings, script, set_up=refuse)
+    assert (600.0 <= took <= 662.0, was_served, bye) == (True, True, Code.OK)
+
+
+def test_a_name_that_stays_refused_is_told_once(tmp_path: Path) -> None:
+    def refuse(relay: FakeRelay) -> None:
+        relay.refused_names = {"shop.example.com": Code.NAME_REFUSED}
+
+    async def script(scene: Scene) -> tuple[int, bool]:
+        await asyncio.sleep(7000)
+        return len(scene.of(RefusedEvent)), len(scene.relay.dials) > 9
+
+    settings = client_settings(tmp_path, endpoint={"names": ("shop.example.com",)})
+    assert play(settings, script, set_up=refuse) == (1, True)
