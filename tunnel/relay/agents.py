@@ -114,6 +114,9 @@ class Agents:
                 await self._serve(connection)
         except Refused as refusal:
             connection.close(refusal.code, refusal.message)
+        except Exception:
+            connection.close(Code.INTERNAL)
+            raise
         finally:
             connection.close()
 
@@ -151,6 +154,7 @@ class Agents:
                 await part(connection, channel, refusal.code, refusal.message, retry_after)
         except ConnectionLost as loss:
             bound.debug("lost before registration", reason=loss)
+            _close_after(connection, loss)
         return None
 
     def _registration(self, connection: Connection) -> RelayRegistration:
@@ -218,6 +222,7 @@ class Agents:
             await part(link.connection, link.channel, Code.PROTOCOL, str(error))
         except ConnectionLost as loss:
             bound.info("connection ended", reason=loss, code=loss.code.word)
+            _close_after(link.connection, loss)
         finally:
             self._registry.leave(link)
 
@@ -287,6 +292,12 @@ class Agents:
         async with asyncio.TaskGroup() as group:
             for link in self._registry.links:
                 group.create_task(part(link.connection, link.channel, Code.DRAINING))
+
+
+def _close_after(connection: Connection, loss: ConnectionLost) -> None:
+    """Close what may still be open: without a last word the end of a control stream breaks rules."""
+    code = loss.code if loss.code in (Code.OK, Code.TIMEOUT) else Code.PROTOCOL
+    connection.close(code, str(loss))
 
 
 def _as_refusal(error: Exception) -> Refused:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
-from tunnel.errors import TunnelError
+from tunnel.errors import LocalProtocolError, TunnelError
 from tunnel.log import get_log
 
 log = get_log(__name__)
@@ -52,10 +52,11 @@ class Crowd:
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except TunnelError as error:
-            log.debug("task ended", task=self.name, fault=error)
         except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
-            log.error("task failed", task=self.name, exception=error)
+            if isinstance(error, TunnelError) and not isinstance(error, LocalProtocolError):
+                log.debug("task ended", task=self.name, fault=error)
+            else:
+                log.error("task failed", task=self.name, exception=error)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
