@@ -96,8 +96,8 @@ class TlsEnd(PlainEnd):
         self._lock = threading.Lock()  # OpenSSL's object is shared by a test's two directions
 
     def shake_hands(self) -> None:
-        """Do the handshake; blocks until it is over."""
-        while True:
+        """Do the handshake; blocks until it is over, or `seen` says that it was cut."""
+        while self.seen is None:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:

@@ -23,6 +23,7 @@ class _Pages(BaseHTTPRequestHandler):
     """`/` a greeting, `/bytes/N` and `/slow/N` N bytes of the pattern, POST the body's hash."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # heads and bodies are written apart
 
     def do_GET(self) -> None:
         kind, _, number = self.path.strip("/").partition("/")

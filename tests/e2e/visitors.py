@@ -3,6 +3,7 @@
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tests.e2e.world import Client, Relay
@@ -50,6 +51,16 @@ def get(relay: Relay, client: Client, path: str = "/", *, host: str | None = Non
     """Fetch one page over a connection of its own."""
     with tls(relay, client, host) as sock:
         return request(sock, path, host or client.host)
+
+
+def post(relay: Relay, client: Client, body: Iterable[bytes], size: int) -> Answer:
+    """Send a body of `size` bytes over a connection of its own, piece by piece."""
+    with tls(relay, client) as sock:
+        head = f"POST / HTTP/1.1\r\nHost: {client.host}\r\nConnection: close\r\n"
+        sock.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+        for piece in body:
+            sock.sendall(piece)
+        return parse(read_all(sock))
 
 
 def request(sock: ssl.SSLSocket, path: str, host: str = "test") -> Answer:
