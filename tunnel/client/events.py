@@ -32,6 +32,7 @@ class Connected:
     keypair: str
     transport: str
     observed: str  # our address as the relay sees it
+    relay: str  # what the relay calls itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,14 @@ class Journal:
         self._transport: str | None = None
         self.last_error: str | None = None
 
-    def connected(self, transport: str, observed: str) -> None:
+    def connected(self, transport: str, observed: str, relay: str) -> None:
         """A relay has welcomed a connection."""
         self._failures = 0
         self.last_error = None
         self._told = {(name, code) for name, code in self._told if name is not None}
-        self._log.info("connected", transport=transport, observed=observed)
-        self._emit(events.Connected(self._server, self._keypair, transport, observed))
+        shown = quoted(relay)
+        self._log.info("connected", relay=shown, transport=transport, observed=observed)
+        self._emit(events.Connected(self._server, self._keypair, transport, observed, relay))
 
     def disconnected(self, transport: str, ending: Ending) -> None:
         """A connection that was welcomed is gone."""

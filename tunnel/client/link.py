@@ -33,6 +33,7 @@ from tunnel.protocol.messages import (
     AuthBody,
     Bye,
     Drain,
+    Hello,
     Ping,
     Pong,
     Reject,
@@ -158,6 +159,7 @@ class Link:
     def __init__(self, lane: Lane, passage: Passage, owner: LinkOwner) -> None:
         self.lane = lane
         self.welcome: Welcome | None = None
+        self.relay = ""  # what the relay calls itself
         self.offers = Offers((), random.random)
         self._passage = passage
         self._owner = owner
@@ -247,7 +249,9 @@ class Link:
 
     async def _register(self) -> None:
         self._exchange = exchange = await self._open()
-        self._accept_only(await exchange.channel.receive())  # hello, which the machine remembers
+        hello = self._accept_only(await exchange.channel.receive())
+        if isinstance(hello, Hello):  # the machine takes nothing else first
+            self.relay = hello.relay
         claim, registration = self._passage.claim, exchange.registration
         body = AuthBody(
             version=registration.version,

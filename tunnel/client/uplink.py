@@ -129,7 +129,8 @@ class Uplink:
         """Count a link in that the relay has welcomed, if it is still wanted."""
         if not self._is_current(link) or link.welcome is None:
             return
-        self._journal.connected(link.lane.transport, str(Address(*link.welcome.observed)))
+        observed = str(Address(*link.welcome.observed))
+        self._journal.connected(link.lane.transport, observed, link.relay)
         for name, reason in link.welcome.refused.items():
             self._journal.refused(reason.code, str(reason), name)
         self._course.registered(link.lane, self._now())

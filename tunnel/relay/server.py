@@ -91,6 +91,7 @@ class Relay:
         registry = Registry(settings.limits.connections, _expected_names(settings), clock)
         agents = Agents(settings, registry, self._admission, self._doors)
         front = Front(settings, Routing(settings.timeouts, registry), agents.take_socket)
+        log.info("starting", relay=settings.name)
         bound = await self._listen()
         try:
             async with agents.crowd, front.crowd:
