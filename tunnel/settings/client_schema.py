@@ -1,5 +1,7 @@
 """Every section and key of client.toml."""
 
+from dataclasses import replace
+
 from tunnel.settings.file_kinds import IDENTITY_FILE, PUBLIC_FILE
 from tunnel.settings.kinds import FLAG, array, choice, duration, text, whole
 from tunnel.settings.network_kinds import (
@@ -199,7 +201,11 @@ _ENDPOINTS = Section(
     {"web": {"keypair": "primary", "suffix": "t.example.org", "target": "127.0.0.1:3000"}},
 )
 
-_TIMEOUTS = Section(("timeouts",), "Deadlines.", (REGISTER, LINGER, HEARTBEAT))
+_HEARTBEAT = replace(
+    HEARTBEAT, meaning=f"{HEARTBEAT.meaning}, unless the relay announces a longer one"
+)
+
+_TIMEOUTS = Section(("timeouts",), "Deadlines.", (REGISTER, LINGER, _HEARTBEAT))
 
 _LIMITS = Section(("limits",), "Caps of the process.", (BUFFER_TOTAL,))
 

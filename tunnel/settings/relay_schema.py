@@ -182,7 +182,7 @@ _CLIENT_LIMITS = Section(
     ("clients", ANY, "limits"),
     "What one client may use.",
     (
-        Key("streams", whole(1, 1000), "streams at once, per connection", 1000),
+        Key("streams", whole(1, 1000), "streams at once, over all its connections", 1000),
         Key("connections", whole(1, 1000), "connections at once", 16),
         Key("rate", RATE, "bytes per second, both directions together", sample="20MiB/s"),
     ),
