@@ -14,6 +14,7 @@ from tunnel.stream import Connection
 
 RECENT_SECONDS = 600.0  # a name that was registered this lately is worth waiting for
 RECENT_NAMES_KEPT = 20_000
+PREDECESSORS_KEPT = 64  # superseded instances of one key that may not return
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,8 @@ class Registry:
         self._release(session.use, session.fingerprint)
         if not session.links:
             del self._sessions[session.fingerprint, session.instance]
-            lost = [old for old, successor in self._successors.items() if successor is session]
-            for old in lost:
-                del self._successors[old]
+            for instance in session.predecessors:
+                del self._successors[session.fingerprint, instance]
 
     def _release(self, use: ClientUse, fingerprint: bytes) -> None:
         use.connections -= 1
@@ -159,13 +159,23 @@ class Registry:
 
     def _supersede(self, loser: Session, successor: Session) -> None:
         loser.is_superseded = True
-        self._successors[loser.fingerprint, loser.instance] = successor
+        self._inherit(loser, successor)
         for link in loser.links:
             link.state = LinkState.DRAINING
             names = list(link.serving)
             link.serving.clear()
             for name in names:
                 self._settle(loser, name)
+
+    def _inherit(self, loser: Session, successor: Session) -> None:
+        """Let neither the loser nor those before it return while the successor lives."""
+        successor.predecessors += [*loser.predecessors, loser.instance]
+        loser.predecessors.clear()
+        for instance in successor.predecessors[:-PREDECESSORS_KEPT]:
+            del self._successors[successor.fingerprint, instance]
+        del successor.predecessors[:-PREDECESSORS_KEPT]
+        for instance in successor.predecessors:
+            self._successors[successor.fingerprint, instance] = successor
 
     def _settle(self, session: Session, name: str) -> None:
         """Bring the tables by name in line with what the session's links serve."""

@@ -62,6 +62,7 @@ class Session:
     is_superseded: bool = False
     granted: dict[str, int] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
+    predecessors: list[bytes] = field(default_factory=list)  # instances it has superseded
     unanswered: set[Callable[[], None]] = field(default_factory=set)  # cuts of silent streams
 
     def serves(self, name: str) -> bool:

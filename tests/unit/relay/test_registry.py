@@ -14,7 +14,7 @@ from tests.unit.relay.scenes import (
     in_loop,
 )
 from tunnel.errors import Code, Refused
-from tunnel.relay.registry import NOTHING, RECENT_SECONDS
+from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT, RECENT_SECONDS
 from tunnel.relay.sessions import LinkState
 from tunnel.settings.values import ClientLimits
 
@@ -112,6 +112,36 @@ async def test_a_superseded_instance_may_return_once_its_successor_is_gone() -> 
     scene.registry.leave(old)
     scene.registry.leave(new)
     assert scene.serve(scene.join(OLD)) is None
+
+
+@in_loop
+async def test_no_superseded_instance_may_return_while_the_newest_lives() -> None:
+    scene = Scene()
+    links = [scene.join(bytes([number]) * 16) for number in range(3)]
+    for link in links:
+        scene.serve(link)
+    for link in links[:2]:
+        scene.registry.leave(link)
+    for number in range(2):
+        with pytest.raises(Refused) as caught:
+            scene.join(bytes([number]) * 16)
+        assert caught.value.code is Code.NAME_TAKEN
+    scene.registry.leave(links[2])
+    assert scene.serve(scene.join(bytes(16))) is None
+
+
+@in_loop
+async def test_a_key_that_supersedes_itself_for_ever_costs_no_more_memory() -> None:
+    scene = Scene()
+    for number in range(200):
+        link = scene.join(number.to_bytes(16))
+        scene.serve(link)
+        for old in scene.registry.links:
+            if old is not link:
+                scene.registry.leave(old)
+    assert len(scene.registry._successors) == PREDECESSORS_KEPT
+    scene.registry.leave(link)
+    assert scene.registry._successors == {}
 
 
 @in_loop
