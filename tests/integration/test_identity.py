@@ -181,7 +181,7 @@ class BrokenAdmission:
     """An embedding program's admission with a bug."""
 
     async def decide(self, claim: Claim, peer: Address) -> Decision:
-        raise ZeroDivisionError
+        raise ZeroDivisionError(f"{claim} from {peer}")
 
 
 def test_a_fault_of_the_relays_own_is_called_one(

@@ -295,7 +295,7 @@ class Agents:
 
 
 def _close_after(connection: Connection, loss: ConnectionLost) -> None:
-    """Close what may still be open: without a last word the end of a control stream breaks rules."""
+    """Close what is still open: an end of the control stream without a last word is a fault."""
     code = loss.code if loss.code in (Code.OK, Code.TIMEOUT) else Code.PROTOCOL
     connection.close(code, str(loss))
 
