@@ -94,7 +94,6 @@ class Http2Connection(asyncio.BufferedProtocol):
             return
         if self._lost is None and self.engine.is_open(stream_id):
             self.engine.cut(stream_id, code)
-            self._meter.excuse_reset()  # the peer may be cutting it too
             self.sender.schedule()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -152,7 +151,6 @@ class Http2Connection(asyncio.BufferedProtocol):
     def on_reset(self, event: events.StreamReset) -> None:
         if not event.remote_reset:  # h2's own verdict on what the peer sent
             raise RemoteProtocolError(f"stream {event.stream_id} used wrongly")
-        self._meter.excuse_reset()
         if stream := self.streams.get(event.stream_id):
             stream.cut(code_of(event.error_code or 0))
 
@@ -188,6 +186,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Return the new stream of that number."""
         stream = Http2Stream(self, stream_id, self.engine.new_window())
         self.streams[stream_id] = stream
+        self._meter.excuse_reset()  # one that the peer may send, if only to cut the stream
         return stream
 
     def _stalled(self) -> None:

@@ -5,6 +5,7 @@ any number of PINGs (CVE-2019-9512 and its kin, CVE-2023-44487).
 """
 
 from tunnel.errors import RemoteProtocolError
+from tunnel.transport.options import STREAMS_ADVERTISED
 
 HEADER_BYTES = 9  # RFC 9113 §4.1
 PREFACE_BYTES = 24  # RFC 9113 §3.4; what it says is for h2 to judge
@@ -16,12 +17,13 @@ MAX_PER_SECOND = {RST_STREAM: 100, SETTINGS: 50, PING: 100}
 MAX_USELESS_PER_SECOND = 100
 USELESS = -1  # DATA without bytes or end, and frames this protocol has no use for
 PERIOD = 1.0  # seconds
+EXCUSED_MAX = 2 * STREAMS_ADVERTISED  # a full house that leaves, while another one is coming
 
 
 class FrameMeter:
     """Follows the frames of one direction of one connection through arbitrary pieces of bytes."""
 
-    __slots__ = ("_counts", "_max_bytes", "_partial", "_since", "_skip")
+    __slots__ = ("_counts", "_max_bytes", "_partial", "_resets", "_since", "_skip")
 
     def __init__(self, max_bytes: int, *, has_preface: bool) -> None:
         self._max_bytes = max_bytes
@@ -29,12 +31,14 @@ class FrameMeter:
         self._partial = b""
         self._since = float("-inf")
         self._counts: dict[int, int] = {}
+        self._resets = 0  # of RST_STREAM frames in this period; below 0: excused in advance
 
     def inspect(self, data: bytes | memoryview, now: float) -> None:
         """Look at all frames that begin in `data`; raises RemoteProtocolError if one must not."""
         if now - self._since >= PERIOD:
             self._since = now
             self._counts.clear()
+            self._resets = min(self._resets, 0)
         position, end = self._skip, len(data)
         while position < end:
             missing = HEADER_BYTES - len(self._partial)
@@ -49,16 +53,17 @@ class FrameMeter:
         self._skip = position - end
 
     def excuse_reset(self) -> None:
-        """Do not count one RST_STREAM: it has cut, or may cross, a stream that was open.
+        """Do not count one RST_STREAM, come or still to come: a stream has begun.
 
-        There are no more of these than streams. A thousand visitors that leave at once are no
-        flood, and no visitor may bring a connection down.
+        It may come long after, and for a stream that has ended here: the peer cut it before it
+        had heard of that. A thousand visitors that leave at once are no flood, and no visitor may
+        bring a connection down.
         """
-        self._counts[RST_STREAM] = self._counts.get(RST_STREAM, 0) - 1
+        self._resets = max(self._resets - 1, -EXCUSED_MAX)
 
     def check_resets(self) -> None:
         """Raise RemoteProtocolError if too many RST_STREAMs were not excused."""
-        if self._counts.get(RST_STREAM, 0) > MAX_PER_SECOND[RST_STREAM]:
+        if self._resets > MAX_PER_SECOND[RST_STREAM]:
             raise RemoteProtocolError("flood of RST_STREAM frames")
 
     def _measure(self, header: bytes) -> int:
@@ -70,7 +75,7 @@ class FrameMeter:
         elif kind in {SETTINGS, PING}:
             self._count(kind, MAX_PER_SECOND[kind])
         elif kind == RST_STREAM:
-            self._counts[kind] = self._counts.get(kind, 0) + 1
+            self._resets += 1
         return size
 
     def _count(self, kind: int, most: int) -> None:

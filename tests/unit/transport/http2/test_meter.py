@@ -3,7 +3,7 @@
 import pytest
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.transport.http2.meter import FrameMeter
+from tunnel.transport.http2.meter import EXCUSED_MAX, FrameMeter
 
 DATA, PRIORITY, RST, SETTINGS, PING, UNKNOWN = 0, 2, 3, 4, 6, 0xFA
 MAX = 1000
@@ -72,5 +72,26 @@ def test_resets_are_a_flood_only_beyond_the_streams_they_cut() -> None:
         cut.excuse_reset()
     cut.check_resets()
     cut.inspect(frame(RST, 4), now=0)
+    with pytest.raises(RemoteProtocolError, match="flood of RST_STREAM"):
+        cut.check_resets()
+
+
+def test_a_reset_is_excused_however_late_it_comes() -> None:
+    cut = meter()
+    for _ in range(1000):
+        cut.excuse_reset()
+    cut.inspect(frame(PING), now=5)
+    cut.inspect(frame(RST, 4) * 1000, now=10)
+    cut.check_resets()
+    cut.inspect(frame(RST, 4) * 1000, now=11)
+    with pytest.raises(RemoteProtocolError, match="flood of RST_STREAM"):
+        cut.check_resets()
+
+
+def test_excuses_of_streams_that_ended_without_a_reset_do_not_add_up() -> None:
+    cut = meter()
+    for _ in range(1_000_000):
+        cut.excuse_reset()
+    cut.inspect(frame(RST, 4) * (EXCUSED_MAX + 101), now=0)
     with pytest.raises(RemoteProtocolError, match="flood of RST_STREAM"):
         cut.check_resets()
