@@ -50,11 +50,13 @@ PAIRS: dict[str, Pair] = {"memory": memory_ends, "quic": quic_pair, "http2": htt
 def run(request: pytest.FixtureRequest) -> Run[Any]:
     """Run a coroutine in debug mode; what the loop reports as unhandled is an error."""
     faults: list[str] = []
+    marker = request.node.get_closest_marker("timeout")
+    bound = marker.args[0] - 2 if marker else 18  # seconds; before pytest's, which says less
 
     async def watched(body: Coroutine[Any, Any, Any]) -> Any:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: faults.append(repr(context)))
-        async with asyncio.timeout(18):
+        async with asyncio.timeout(bound):
             return await body
 
     def runner(body: Coroutine[Any, Any, Any]) -> Any:

@@ -22,7 +22,9 @@ class ParkingBudget:
 
     total: int
     used: int = 0
-    _queue: dict[int, ParkedStream] = field(default_factory=dict, repr=False)  # longest stalled first
+    _queue: dict[int, ParkedStream] = field(
+        default_factory=dict, repr=False
+    )  # longest stalled first
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +34,9 @@ class ParkingLot:
     limit: int
     budget: ParkingBudget
     used: int = 0
-    _queue: dict[int, ParkedStream] = field(default_factory=dict, repr=False)  # longest stalled first
+    _queue: dict[int, ParkedStream] = field(
+        default_factory=dict, repr=False
+    )  # longest stalled first
 
     def enter(self, cut: Callable[[], None]) -> ParkedStream:
         """Return the entry of a new stream; `cut` must abort it and have `leave` called."""

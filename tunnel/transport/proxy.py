@@ -12,8 +12,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from tunnel.errors import DialFailed
+from tunnel.errors import ConnectionLost, DialFailed, RemoteProtocolError
 from tunnel.stream import Address
+from tunnel.transport.demux import Peeker
 from tunnel.transport.tcp import connect_socket, reason_of
 
 RESPONSE_MAX_BYTES = 16 * 1024
@@ -126,11 +127,10 @@ async def connect_through(proxy: Proxy, target: Address, timeout: float) -> sock
 
 
 async def _run(dialogue: Dialogue, sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
     step = next(dialogue)
     while True:
         if step.send:
-            await loop.sock_sendall(sock, step.send)
+            await asyncio.get_running_loop().sock_sendall(sock, step.send)
         answer = await _read(sock, step.read)
         try:
             step = dialogue.send(answer)
@@ -139,17 +139,21 @@ async def _run(dialogue: Dialogue, sock: socket.socket) -> None:
 
 
 async def _read(sock: socket.socket, wanted: int | bytes) -> bytes:
-    """Read a count of bytes, or up to and with a delimiter: then byte by byte, to read no more."""
-    loop = asyncio.get_running_loop()
-    answer = bytearray()
-    while len(answer) < wanted if isinstance(wanted, int) else not answer.endswith(wanted):
-        size = wanted - len(answer) if isinstance(wanted, int) else 1
-        if not (piece := await loop.sock_recv(sock, size)):
-            raise DialFailed("closed the connection instead of answering")
-        answer += piece
-        if len(answer) > RESPONSE_MAX_BYTES:
-            raise DialFailed(f"answered with more than {RESPONSE_MAX_BYTES} bytes")
-    return bytes(answer)
+    """Read a count of bytes, or up to and with a delimiter, and not one more."""
+
+    def measure(answer: bytes) -> int | None:
+        if isinstance(wanted, int):
+            return wanted if len(answer) >= wanted else None
+        begins = answer.find(wanted)
+        return begins + len(wanted) if begins >= 0 else None
+
+    peeker = Peeker(sock)
+    try:
+        return peeker.consume(await peeker.until(measure, RESPONSE_MAX_BYTES))
+    except ConnectionLost as error:
+        raise DialFailed("closed the connection instead of answering") from error
+    except RemoteProtocolError as error:
+        raise DialFailed(f"answered with more than {RESPONSE_MAX_BYTES} bytes") from error
 
 
 def _socks_address(host: str) -> bytes:
