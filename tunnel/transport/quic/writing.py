@@ -218,8 +218,13 @@ class WritingConnection(QuicConnection):
         self._requeue_starved()
 
     def _handle_max_stream_data_frame(self, context: Any, frame_type: int, buf: Any) -> None:
+        start = buf.tell()
+        stream_id = buf.pull_uint_var()
+        buf.seek(start)
         super()._handle_max_stream_data_frame(context, frame_type, buf)
-        self._requeue_starved()
+        if stream_id in self._starved:
+            self._starved.discard(stream_id)
+            self._sending.add(stream_id)
 
     def _requeue_starved(self) -> None:
         starved, self._starved = self._starved, set()
