@@ -104,7 +104,8 @@ class Stage:
     ) -> ScriptedClient:
         """Return a client that serves visitors of its name."""
         client = await self.register(transport, identity, **changes)
-        await client.serve()
+        answer = await client.serve()
+        assert answer.reason is None, answer
         return client
 
 

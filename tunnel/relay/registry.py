@@ -122,7 +122,7 @@ class Registry:
     def serve(self, link: Link, name: str, kinds: Kinds) -> ServeOutcome:
         """Apply a `serve` of the link; returns what is in force for it from now on."""
         session = link.session
-        if session.is_superseded:
+        if link.state is LinkState.SUPERSEDED:
             return ServeOutcome(NOTHING, Code.SUPERSEDED)
         if kinds == NOTHING:
             link.serving.pop(name, None)
@@ -158,10 +158,9 @@ class Registry:
         return losers
 
     def _supersede(self, loser: Session, successor: Session) -> None:
-        loser.is_superseded = True
         self._inherit(loser, successor)
         for link in loser.links:
-            link.state = LinkState.DRAINING
+            link.state = LinkState.SUPERSEDED
             names = list(link.serving)
             link.serving.clear()
             for name in names:

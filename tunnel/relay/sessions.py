@@ -20,6 +20,7 @@ class LinkState(Enum):
     READY = auto()
     SUSPECT = auto()  # a heartbeat is missing
     DRAINING = auto()
+    SUPERSEDED = auto()  # draining, since a newer instance has taken over
     GONE = auto()
 
 
@@ -59,7 +60,6 @@ class Session:
     instance: bytes
     use: ClientUse
     is_replica: bool = False
-    is_superseded: bool = False
     granted: dict[str, int] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     predecessors: list[bytes] = field(default_factory=list)  # instances it has superseded

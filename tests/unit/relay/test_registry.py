@@ -115,6 +115,19 @@ async def test_a_superseded_instance_may_return_once_its_successor_is_gone() -> 
 
 
 @in_loop
+async def test_an_instance_that_returns_serves_anew_while_its_old_links_still_drain() -> None:
+    scene = Scene()
+    old, new = scene.join(OLD), scene.join(NEW)
+    scene.serve(old)
+    scene.serve(new)
+    scene.registry.leave(new)
+    again = scene.join(OLD)
+    assert scene.serve(again) is None
+    assert scene.serve(old) is Code.SUPERSEDED
+    assert scene.registry.route(NAME) is again
+
+
+@in_loop
 async def test_no_superseded_instance_may_return_while_the_newest_lives() -> None:
     scene = Scene()
     links = [scene.join(bytes([number]) * 16) for number in range(3)]
