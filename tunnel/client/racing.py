@@ -165,8 +165,10 @@ class Course:
         elif lane != _FIRST:
             self._due[lane] = now + self._pause(lane, now, ending, lasted)
         elif self.transport == QUIC:
-            self._probe.judge(lasted)
+            held = self._probe.judge(lasted)
             self._settle(HTTP2, now)
+            if held:
+                self._due[_FIRST] = now  # the relay may only have been restarted
         else:
             self._due[lane] = max(now, self._probe.after_failure())
 
@@ -204,7 +206,7 @@ class Course:
             self.favourite = transport if transport == HTTP2 else None
         self._due.clear()
         if transport == QUIC:
-            self._probe.has_migrated = False
+            self._probe.has_migrated = self._probe.is_extra = False
             self._drop(HTTP2)
             return
         self._drop(QUIC)
@@ -249,6 +251,7 @@ class _Probe:
     base: float
     interval: float = 0.0
     started_at: float = 0.0
+    is_extra: bool = False  # the next attempt is out of turn
     has_migrated: bool = False  # what QUIC carries came from HTTP/2 by a probe
 
     def __post_init__(self) -> None:
@@ -256,15 +259,23 @@ class _Probe:
 
     def after_failure(self) -> float:
         """Return when to try again; counted from start to start, an attempt takes seconds."""
-        self._double()
+        if self.is_extra:
+            self.is_extra = False
+        else:
+            self._double()
         return self.started_at + self.interval
 
-    def judge(self, lasted: float) -> None:
-        """QUIC was lost: where it did not hold what it had promised, it is tried less often."""
+    def judge(self, lasted: float) -> bool:
+        """QUIC was lost: return whether it had held what it promised, and is tried at once.
+
+        That attempt is extra and doubles nothing. QUIC that never holds is tried less often.
+        """
         if self.has_migrated and lasted < HEALTHY_AFTER:
             self._double()
-        else:
-            self.interval = self.base
+            return False
+        self.interval = self.base
+        self.is_extra = True
+        return True
 
     def _double(self) -> None:
         self.interval = max(self.base, min(2 * self.interval, PROBE_INTERVAL_MAX))

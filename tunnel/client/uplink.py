@@ -147,9 +147,8 @@ class Uplink:
         if self._is_current(link):
             self._course.serving(link.lane, self._now())
             self._apply()
-            deadline = self._now() + self._drain_timeout
             while self._replaced:
-                self._replaced.pop().leave(deadline)
+                self._replaced.pop().leave()
 
     def judged(self, link: Link, action: Action) -> None:
         """Pass the heartbeat's verdict on to the course."""

@@ -138,7 +138,7 @@ def test_a_state_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         keypairs={"key": KeypairSettings("key", tmp_path / "client.key")},
         endpoint={"certificate": "self-signed"},
     )
-    assert "cannot keep a certificate there" in fault(settings)
+    assert "Not a directory" in fault(settings)
 
 
 def test_more_names_than_a_claim_may_hold_are_told(tmp_path: Path) -> None:

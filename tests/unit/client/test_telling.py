@@ -87,7 +87,7 @@ def test_after_a_success_the_next_refusal_is_told_again() -> None:
     journal = Journal("eu", "key", "", told.append)
     for _ in range(2):
         journal.refused(Code.UNAUTHORIZED, "", None)
-        journal.connected("memory", "192.0.2.9:1")
+        journal.connected("memory", "192.0.2.9:1", "eu1")
         journal.refused(Code.UNAUTHORIZED, "", None)
     assert len([event for event in told if isinstance(event, events.Refused)]) == 3
 
