@@ -2,12 +2,15 @@
 
 import hashlib
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Queue
 
 SLOW_RATE = 100_000  # bytes per second of what is slow
 SLOW_PIECE = 5_000
@@ -84,10 +87,24 @@ def pages() -> Iterator[str]:
         thread.join()
 
 
+def _listen(path: Path | None) -> tuple[socket.socket, str]:
+    """Return a listening socket and its address as a target, on loopback or at `path`."""
+    if path is None:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        return listener, f"127.0.0.1:{listener.getsockname()[1]}"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    return listener, f"unix:{path}"
+
+
 @contextmanager
-def sockets(serve: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Call `serve` with each accepted socket, in a thread of its own; yields the address."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+def sockets(serve: Callable[[socket.socket], None], path: Path | None = None) -> Iterator[str]:
+    """Call `serve` with each accepted socket, in a thread of its own; yields the address.
+
+    The socket is one of TCP on loopback, or a Unix socket at `path`.
+    """
+    listener, address = _listen(path)
     listener.settimeout(0.1)
     stopping = threading.Event()
 
@@ -107,7 +124,7 @@ def sockets(serve: Callable[[socket.socket], None]) -> Iterator[str]:
     thread = threading.Thread(target=accept)
     thread.start()
     try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield address
     finally:
         stopping.set()
         thread.join()
@@ -119,3 +136,36 @@ def echo(sock: socket.socket) -> None:
     while part := sock.recv(1 << 16):
         sock.sendall(part)
     sock.shutdown(socket.SHUT_WR)
+
+
+def greet(text: str, heard: Queue[bytes] | None = None) -> Callable[[socket.socket], None]:
+    """Return what answers one request with `text`; what came before it goes into `heard`."""
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}"
+
+    def serve(sock: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head.rpartition(b"GET ")[2]:
+            part = sock.recv(1 << 16)
+            if not part:
+                return
+            head += part
+        if heard is not None:
+            heard.put(head.partition(b"GET ")[0])
+        sock.sendall(answer.encode())
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(1 << 16):
+            pass
+
+    return serve
+
+
+def greet_over_tls(text: str, context: ssl.SSLContext) -> Callable[[socket.socket], None]:
+    """Return what ends TLS itself and answers one request with `text`."""
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as secured:
+            secured.recv(1 << 16)
+            secured.sendall(f"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{text}".encode())
+            secured.unwrap()
+
+    return serve

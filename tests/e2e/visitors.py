@@ -20,9 +20,9 @@ class Answer:
     body: bytes
 
 
-def tcp(relay: Relay, timeout: float = TIMEOUT) -> socket.socket:
+def tcp(relay: Relay, timeout: float = TIMEOUT, source: str = "127.0.0.1") -> socket.socket:
     """Return a plain connection to the relay's public port."""
-    return socket.create_connection(("127.0.0.1", relay.public_port), timeout)
+    return socket.create_connection(("127.0.0.1", relay.public_port), timeout, (source, 0))
 
 
 def tls(
@@ -33,13 +33,14 @@ def tls(
     context: ssl.SSLContext | None = None,
     alpn: tuple[str, ...] = (),
     timeout: float = TIMEOUT,
+    source: str = "127.0.0.1",
 ) -> ssl.SSLSocket:
     """Return a TLS connection to the client's first endpoint, its certificate verified."""
     host = host or client.host  # a client that serves has its certificates
     context = context or client.trust()
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    sock = tcp(relay, timeout)
+    sock = tcp(relay, timeout, source)
     try:
         return context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
     except BaseException:

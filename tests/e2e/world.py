@@ -5,6 +5,7 @@ the zipapps of dist/; with TUNNEL_FROM_SOURCE=1 they run the package of this tre
 saves the build while writing tests.
 """
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
@@ -192,6 +194,15 @@ class World:
         process = Process([*program(what), *arguments], self.folder, name)
         self.processes.append(process)
         return process
+
+    def ask(self, what: str, *arguments: str) -> Any:
+        """Run a verb of `relay` or `client` and return the object that it prints as JSON."""
+        command = [*program(what), *arguments, "--json"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        asked = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, check=True
+        )
+        return json.loads(asked.stdout)
 
     def relay(
         self, name: str = "relay", *, extra: str = "", suffix: str = 'access = "open"'
