@@ -1,0 +1,40 @@
+"""A path between client and relay that a test can let fall silent, and bring back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tunnel.stream import Address
+
+
+class DatagramPath(asyncio.DatagramProtocol):
+    """Passes datagrams on between one client and a relay, unless it `is_dark`."""
+
+    def __init__(self, relay: Address) -> None:
+        self.is_dark = False
+        self._relay = relay
+        self._client: Address | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.DatagramTransport = transport  # type: ignore[assignment]  # uvloop
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        """Pass a datagram to the other side."""
+        source = Address(*addr)
+        if source != self._relay:
+            self._client = source
+        target = self._client if source == self._relay else self._relay
+        if not self.is_dark and target is not None:
+            self._transport.sendto(data, target)
+
+
+@asynccontextmanager
+async def datagram_path(relay: Address) -> AsyncIterator[tuple[Address, DatagramPath]]:
+    """Open a path to the relay's UDP address; yield where it begins, and the path."""
+    transport, path = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: DatagramPath(relay), local_addr=("127.0.0.1", 0)
+    )
+    try:
+        yield Address(*transport.get_extra_info("sockname")), path
+    finally:
+        transport.close()
