@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from tests.integration.clients import Call, ScriptedClient
@@ -37,8 +38,12 @@ async def seconds(work: Awaitable[object]) -> float:
 
 
 def are_kept(took: Mapping[float, float]) -> bool:
-    """Say whether it took as long as each of the two deadlines says."""
-    return SHORTER <= took[SHORTER] < LONGER <= took[LONGER] < LONGER + 2
+    """Say whether it took about as long as each of the two deadlines says.
+
+    A deadline may have begun a little before the measuring, and machines are slow at times.
+    """
+    between = (SHORTER + LONGER) / 2
+    return SHORTER / 2 < took[SHORTER] < between < took[LONGER] < LONGER + 2
 
 
 async def answered(visitor: Visitor, client: ScriptedClient) -> Call:
@@ -60,9 +65,7 @@ async def visit(where: Address, client: ScriptedClient, before: bytes = b"") -> 
     async with asyncio.TaskGroup() as group:
         answering = group.create_task(answer())
         async with visiting(where, before + hello(client.name)) as visitor:
-            try:
+            with suppress(Cut):  # nobody is obliged to explain
                 await visitor.hear(1)
-            except Cut:
-                pass  # nobody is obliged to explain
         answering.cancel()
     return calls[0] if calls else None
