@@ -1,7 +1,6 @@
 """One QUIC connection, as everything above sees it."""
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from aioquic.quic.events import (
 )
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtocolError
+from tunnel.log import get_log
 from tunnel.stream import Address, Binding, Stream
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingLot
@@ -27,7 +27,7 @@ from tunnel.transport.quic.stream import TunnelStream
 from tunnel.transport.waiting import Places, Queue
 from tunnel.transport.window import ReceiveWindow
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 
 class Owner(Protocol):
@@ -123,8 +123,8 @@ class TunnelConnection:
             self._driver.hear(datagrams)
         except RemoteProtocolError as error:
             self.close(Code.PROTOCOL, str(error))
-        except Exception:
-            log.exception("engine failed")  # one peer's packets must not end the others' service
+        except Exception as error:  # noqa: BLE001 - one peer's packets must not end the others
+            log.error("engine failed", peer=self.peer, exception=error)
             self.end(ConnectionLost("the QUIC engine failed", Code.INTERNAL))
 
     def end(self, lost: ConnectionLost) -> None:

@@ -6,16 +6,16 @@ full socket buffer, which is waited for.
 
 import asyncio
 import errno
-import logging
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tunnel.log import get_log
 from tunnel.stream import Address
 
-log = logging.getLogger(__name__)
+log = get_log(__name__)
 
 BATCH_DATAGRAMS = 64  # read for one wake-up, so that one busy socket does not starve the loop
 READ_BYTES = 2048  # larger than any datagram we cause; longer ones fail authentication
@@ -83,6 +83,14 @@ class Endpoint:
             self._fail(error)  # what the network said of an earlier datagram
         if batch:
             self._receive(batch)
+        else:
+            self._watch_again()
+
+    def _watch_again(self) -> None:
+        """Be woken again after an error of the network: libuv then stops watching a descriptor."""
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.add_reader(self._socket, self._read)
 
     def send(self, datagrams: Sequence[Datagram]) -> None:
         """Send datagrams, or keep them until the socket takes them; the oldest are dropped."""
@@ -166,7 +174,7 @@ def enlarge_buffers(sock: socket.socket) -> None:
         granted = sock.getsockopt(socket.SOL_SOCKET, option) // 2  # Linux reports the double
         if granted < SOCKET_BUFFER_BYTES and sysctl not in _told:
             _told.add(sysctl)
-            log.info("socket buffer was capped: sysctl -w %s=%d", sysctl, SOCKET_BUFFER_BYTES)
+            log.info("socket buffer was capped", advice=f"sysctl -w {sysctl}={SOCKET_BUFFER_BYTES}")
 
 
 def _peer_of(sock: socket.socket) -> tuple[Any, ...] | None:

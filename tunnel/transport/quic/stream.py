@@ -73,6 +73,8 @@ class TunnelStream:
             self._cut(code)
         elif self._inbox.size:
             self.end_cut(code)  # here only: what we sent still arrives
+        else:
+            self._connection.lot.leave(self._parked)
 
     def join(self, far: Stream) -> Awaitable[None] | None:  # noqa: ARG002 - never below Python
         return None

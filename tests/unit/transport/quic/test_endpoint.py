@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.unit.transport.loops import on_both_loops, run_on
 from tests.unit.transport.quic.places import run, until
 from tunnel.transport.quic import endpoint as endpoint_module
 from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
@@ -142,7 +143,34 @@ def test_the_operator_is_told_once_what_caps_the_buffers(
     for _ in range(2):
         with udp() as sock:
             enlarge_buffers(sock)
-    assert [record.getMessage() for record in caplog.records] == [
-        "socket buffer was capped: sysctl -w net.core.rmem_max=1073741824",
-        "socket buffer was capped: sysctl -w net.core.wmem_max=1073741824",
+    assert [record.__dict__["fields"]["advice"] for record in caplog.records] == [
+        "sysctl -w net.core.rmem_max=1073741824",
+        "sysctl -w net.core.wmem_max=1073741824",
     ]
+
+
+@on_both_loops
+def test_a_refusal_by_the_network_does_not_deafen_the_socket(loop: str) -> None:
+    """libuv stops watching a descriptor that has reported an error."""
+
+    async def main() -> None:
+        got: list[bytes] = []
+        refusals: list[OSError] = []
+        far = udp()
+        near = udp()
+        near.connect(far.getsockname())
+        far.close()  # nobody listens there now: the kernel answers with ICMP
+        endpoint = Endpoint(
+            near, lambda batch: got.extend(payload for payload, _ in batch), refusals.append
+        )
+        for _ in range(3):
+            refused_before = len(refusals)
+            endpoint.send([(b"anybody?", near.getpeername())])
+            await until(lambda: len(refusals) > refused_before)  # noqa: B023 - awaited right here
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as revived:
+            revived.bind(near.getpeername())
+            revived.sendto(b"back again", near.getsockname())
+            await until(lambda: got == [b"back again"])
+        endpoint.close()
+
+    run_on(loop, main())
