@@ -48,6 +48,8 @@ class Crowd:
         self._tasks.add(task)
         self._emptied.clear()
         task.add_done_callback(self._forget)
+        # Cancelled before its first step, a task never comes to await its work.
+        task.add_done_callback(lambda _: work.close())
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
