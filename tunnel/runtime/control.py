@@ -155,7 +155,7 @@ async def keep_alive(
         for action in actions:
             if action is Action.PING:
                 await _ping(channel, next(numbers))
-            else:
+            elif action is not Action.CLOSE:  # then there is no next timeout either
                 judge(action)
     raise ConnectionLost("no answer to two pings", Code.TIMEOUT)
 

@@ -59,6 +59,7 @@ class MemoryStream:
 
     def take(self, data: bytes) -> None:
         """Let the far end hand bytes over, or b"" for its finish."""
+        self._connection.last_heard = asyncio.get_running_loop().time()
         if self._inbox.is_cut:
             return
         if data:
