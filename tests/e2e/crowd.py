@@ -1,18 +1,20 @@
 """Many clients in one process: `python -m tests.e2e.crowd COUNT PORT PIN TARGET [TRANSPORT]`.
 
-Prints `serving N` each time one more of them serves, counting each client once, and a line
-`again N` whenever a client serves anew after it had lost its relay.
+Prints `serving N` each time one more of them serves, counting each client once; `again N at T`
+when the N-th client serves anew that had lost its relay; `lost at T: CAUSE` for each connection.
+T is in seconds of the machine's monotonic clock.
 """
 
 import asyncio
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from tests.e2e.world import SUFFIX
 from tunnel.client.client import Client
-from tunnel.client.events import ClientEvent, Serving
+from tunnel.client.events import ClientEvent, Disconnected, Serving
 from tunnel.runtime.loop import run
 from tunnel.runtime.signals import handled_signals
 from tunnel.settings.values import (
@@ -47,14 +49,18 @@ class Count:
 
     def note(self, number: int, event: ClientEvent) -> None:
         """Print what changed."""
-        if not isinstance(event, Serving):
-            return
+        if isinstance(event, Serving):
+            sys.stdout.write(f"{self._count(number)}\n")
+        elif isinstance(event, Disconnected):
+            sys.stdout.write(f"lost at {time.monotonic():.3f}: {event.cause}\n")
+        sys.stdout.flush()
+
+    def _count(self, number: int) -> str:
         self.seen[number] = self.seen.get(number, 0) + 1
         if self.seen[number] == 1:
-            sys.stdout.write(f"serving {len(self.seen)}\n")
-        else:
-            sys.stdout.write(f"again {sum(times > 1 for times in self.seen.values())}\n")
-        sys.stdout.flush()
+            return f"serving {len(self.seen)}"
+        again = sum(times > 1 for times in self.seen.values())
+        return f"again {again} at {time.monotonic():.3f}"
 
 
 async def main(count: int, port: int, pin: str, target: str, transport: str = "quic") -> None:
