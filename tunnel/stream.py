@@ -145,7 +145,7 @@ async def splice(near: Stream, far: Stream, linger_timeout: float | None = None)
 
 async def _splice_by_copying(near: Stream, far: Stream, linger_timeout: float | None) -> None:
     linger = _Linger((near, far), linger_timeout)
-    cuts: list[StreamReset] = []
+    cuts: list[Code] = []
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_copy_one_way(near, far, linger, cuts), name="splice")
@@ -153,17 +153,18 @@ async def _splice_by_copying(near: Stream, far: Stream, linger_timeout: float | 
     finally:
         linger.stop()
     if cuts:
-        raise cuts[0]
+        raise StreamReset(cuts[0])
 
 
-async def _copy_one_way(
-    source: Stream, sink: Stream, linger: "_Linger", cuts: list[StreamReset]
-) -> None:
-    """Copy, and note a cut instead of raising it: a task group would wrap it in another class."""
+async def _copy_one_way(source: Stream, sink: Stream, linger: "_Linger", cuts: list[Code]) -> None:
+    """Copy, and note a cut instead of raising it: a task group would wrap it in another class.
+
+    Its code only: an exception kept in a local would refer to itself through its traceback.
+    """
     try:
         await _copy(source, sink, linger)
     except StreamReset as reset:
-        cuts.append(reset)
+        cuts.append(reset.code)
     else:
         linger.start()
 

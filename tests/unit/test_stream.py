@@ -1,7 +1,9 @@
 """Splicing two streams: each side is told what the other does."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable
+from contextlib import suppress
 
 import pytest
 
@@ -51,6 +53,18 @@ def test_a_cut_of_one_side_cuts_the_other_with_its_code(cutter: int) -> None:
             assert await splicing is Code.TARGET_DOWN
 
     asyncio.run(body(), debug=True)
+
+
+def test_a_cut_splice_leaves_nothing_to_the_garbage_collector() -> None:
+    async def body() -> int:
+        visitor, near, far, _ = await two_pairs()
+        visitor.abort(Code.TARGET_DOWN)
+        gc.collect()
+        with suppress(StreamReset):
+            await splice(near, far)
+        return gc.collect()
+
+    assert asyncio.run(body()) == 0
 
 
 def test_a_cut_after_one_way_has_ended_is_a_cut() -> None:

@@ -65,6 +65,7 @@ class ParkingLot:
         """Forget the stream and what it holds; a second call does nothing."""
         self._forget(stream)
         self._count(stream, -stream.size)
+        stream.cut = _cut_already  # the way back to the stream: kept, it would need a collector
 
     def _count(self, stream: ParkedStream, size: int) -> None:
         stream.size += size
@@ -77,5 +78,10 @@ class ParkingLot:
 
     @staticmethod
     def _cut(stream: ParkedStream) -> None:
+        cut = stream.cut
         stream.lot.leave(stream)
-        stream.cut()
+        cut()
+
+
+def _cut_already() -> None:
+    """Do nothing: the stream has left."""

@@ -1,5 +1,6 @@
 """Whose bytes are parked, and who is cut."""
 
+import weakref
 from collections.abc import Callable
 
 from tunnel.transport.parking import ParkedStream, ParkingBudget, ParkingLot
@@ -92,3 +93,18 @@ def test_who_leaves_takes_everything_along() -> None:
     assert (yard.lot.used, yard.budget.used) == (0, 0)
     yard.lot.park(yard.enter("b"), 100)
     assert yard.cut == []
+
+
+def test_who_has_left_is_let_go() -> None:
+    class Owner:
+        def cut(self) -> None: ...
+
+    owner = Owner()
+    seen = weakref.ref(owner)
+    yard = Yard(limit=100, total=100)
+    entry = yard.lot.enter(owner.cut)
+    del owner
+    yard.lot.park(entry, 1)
+    assert seen() is not None
+    yard.lot.leave(entry)
+    assert seen() is None
