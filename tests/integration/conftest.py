@@ -10,7 +10,7 @@ import uvloop
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-DEADLINE = 6.0  # seconds for one test
+DEADLINE = 15.0  # seconds for one test
 
 
 def runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
