@@ -1,5 +1,37 @@
-"""What every test of the whole system may ask for: the same as end-to-end tests."""
+"""What every test of the whole system may ask for; what they measured is shown at the end."""
+
+from collections.abc import Callable
+
+import pytest
 
 from tests.e2e.conftest import target, tunnel, world
 
 __all__ = ["target", "tunnel", "world"]
+
+Record = Callable[[str, float], None]
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Return what notes a measurement, in words and as a number."""
+    measured = request.node.user_properties
+
+    def note(what: str, value: float) -> None:
+        measured.append((what, value))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what was measured, also by tests that failed for it."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.getreports(outcome)
+        if report.when == "call" and report.user_properties
+    ]
+    if reports:
+        terminalreporter.section("measured")
+    for report in reports:
+        figures = ", ".join(f"{what} {value:.2f}" for what, value in report.user_properties)
+        terminalreporter.line(f"{report.nodeid.rpartition('::')[2]}: {figures}")

@@ -19,6 +19,7 @@ from tests.e2e.ends import Ending, TlsEnd
 from tests.e2e.targets import SLOW_RATE, pattern
 from tests.e2e.visitors import get, parse, request, served_again, tcp, tls
 from tests.e2e.world import Client, Process, Relay, World
+from tests.system.conftest import Record
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]  # a grace time of 30 s may be due
 
@@ -123,32 +124,40 @@ def visitors(relay: Relay, client: Client) -> Iterator[list["Future[Visit]"]]:
             sender.join()
 
 
-@both_transports
+@pytest.mark.parametrize("transport", ["auto", "h2"])
 def test_all_clients_are_back_soon_after_a_relay_was_killed_but_not_all_at_once(
-    world: World, target: str, transport: str
+    world: World, target: str, transport: str, record: Record
 ) -> None:
     relay = world.relay()
     many = crowd(world, relay, target, transport)
     relay.process.kill()
     time.sleep(1)
-    relay.restart()
     start = time.monotonic()
+    relay.restart()
     many.wait_for(rf"again {CROWD} ", timeout=15)
-    returns = [float(at) for at in re.findall(r"again \d+ at (\S+)", many.printed())]
-    assert max(returns) - start <= 10
-    assert max(Counter(int(10 * at) for at in returns).values()) <= CROWD / 2
+    returns = [float(at) - start for at in re.findall(r"again \d+ at (\S+)", many.printed())]
+    busiest = max(Counter(int(10 * at) for at in returns).values())  # within 100 ms
+    record("last one back after", max(returns))
+    record("most within 100 ms", busiest)
+    assert max(returns) <= 10
+    assert busiest <= CROWD / 2
 
 
-def test_clients_learn_from_a_restarted_relay_itself_that_it_was_restarted(
-    world: World, target: str
+def test_clients_learn_from_a_restarted_relay_itself_that_it_knows_them_no_more(
+    world: World, target: str, record: Record
 ) -> None:
     relay = world.relay()
     many = crowd(world, relay, target, "quic")
     relay.process.kill()
+    start = time.monotonic()
     relay.restart()
     many.wait_for(rf"again {CROWD} ", timeout=15)
-    causes = Counter(re.findall(r"lost at \S+: (.+)", many.printed()))
-    assert causes == {"aborted: the relay does not know this connection any more": CROWD}
+    lost = re.findall(r"lost at (\S+): (.+)", many.printed())
+    # Each is told when it pings; a ping into the gap is repeated after 3 s.
+    record("last one told after", max(float(at) for at, _ in lost) - start)
+    assert {cause for _, cause in lost} == {
+        "aborted: the relay does not know this connection any more"
+    }
 
 
 def test_what_runs_through_one_relay_does_not_notice_that_another_is_killed(
@@ -166,7 +175,7 @@ def test_what_runs_through_one_relay_does_not_notice_that_another_is_killed(
 
 @both_transports
 def test_a_second_after_its_url_no_visitor_goes_to_the_client_that_was_killed(
-    world: World, target: str, transport: str
+    world: World, target: str, transport: str, record: Record
 ) -> None:
     relay = world.relay()
     client = world.client(relay, target=target, options=f'transport = "{transport}"')
@@ -178,6 +187,7 @@ def test_a_second_after_its_url_no_visitor_goes_to_the_client_that_was_killed(
         begin = time.monotonic() + 1
         time.sleep(6)
     later = [each for each in (future.result() for future in visits) if each.began_at >= begin]
+    record("slowest visitor", max(each.seconds for each in later))
     assert len(later) >= 50
     assert [each for each in later if each.fault or each.seconds > 2] == []
 
@@ -204,7 +214,7 @@ def test_an_old_instance_that_lives_on_leaves_the_name_to_the_newer_one(
 @both_transports
 @both_signals
 def test_a_relay_asked_to_stop_finishes_downloads_and_takes_no_new_visitors(
-    world: World, target: str, transport: str, number: signal.Signals
+    world: World, target: str, transport: str, number: signal.Signals, record: Record
 ) -> None:
     one, two = world.relay("one"), world.relay("two")
     client = world.client(one, two, target=target, options=f'transport = "{transport}"')
@@ -217,13 +227,15 @@ def test_a_relay_asked_to_stop_finishes_downloads_and_takes_no_new_visitors(
             tcp(one)
         assert get(two, client).body == GREETING
         download.assert_complete()
-    assert seconds_to_end(one.process) < 1
+    seconds = seconds_to_end(one.process)
+    record("ended after the download within", seconds)
+    assert seconds < 1
 
 
 @both_transports
 @both_signals
 def test_a_client_asked_to_stop_finishes_downloads_and_leaves_new_visitors_to_its_successor(
-    world: World, target: str, transport: str, number: signal.Signals
+    world: World, target: str, transport: str, number: signal.Signals, record: Record
 ) -> None:
     relay = world.relay()
     first = world.client(relay, target=target, name="first", options=f'transport = "{transport}"')
@@ -235,27 +247,36 @@ def test_a_client_asked_to_stop_finishes_downloads_and_leaves_new_visitors_to_it
         assert get(relay, second, host=first.host).body == GREETING
         assert first.process.popen.poll() is None
         download.assert_complete()
-    assert seconds_to_end(first.process) < 1
+    seconds = seconds_to_end(first.process)
+    record("ended after the download within", seconds)
+    assert seconds < 1
 
 
 @both_transports
 @both_signals
 @pytest.mark.parametrize("who", ["relay", "client"])
 def test_who_is_idle_ends_at_once(
-    world: World, target: str, transport: str, number: signal.Signals, who: str
+    world: World,
+    target: str,
+    transport: str,
+    number: signal.Signals,
+    who: str,
+    record: Record,
 ) -> None:
     relay = world.relay()
     client = world.client(relay, target=target, options=f'transport = "{transport}"')
     assert get(relay, client).body == GREETING
     process = {"relay": relay.process, "client": client.process}[who]
     process.signal(number)
-    assert seconds_to_end(process) < 1
+    seconds = seconds_to_end(process)
+    record("ended within", seconds)
+    assert seconds < 1
 
 
 @both_signals
 @pytest.mark.parametrize("who", ["relay", "client"])
 def test_a_second_signal_ends_it_at_once(
-    world: World, target: str, number: signal.Signals, who: str
+    world: World, target: str, number: signal.Signals, who: str, record: Record
 ) -> None:
     relay = world.relay()
     client = world.client(relay, target=target)
@@ -266,13 +287,15 @@ def test_a_second_signal_ends_it_at_once(
         start = time.monotonic()
         process.signal(number)
         assert process.wait(timeout=5) == 128 + number
-        assert time.monotonic() - start < 0.5
+        seconds = time.monotonic() - start
+    record("ended within", seconds)
+    assert seconds < 0.5
 
 
 @both_transports
 @pytest.mark.parametrize("who", ["relay", "client"])
 def test_a_download_that_outlasts_the_grace_time_is_cut_and_the_end_is_still_a_good_one(
-    world: World, target: str, transport: str, who: str
+    world: World, target: str, transport: str, who: str, record: Record
 ) -> None:
     (world.folder / "relay.toml.d").mkdir()
     (world.folder / "relay.toml.d" / "drain.toml").write_text("[relay]\ndrain_timeout = 2\n")
@@ -285,5 +308,7 @@ def test_a_download_that_outlasts_the_grace_time_is_cut_and_the_end_is_still_a_g
         start = time.monotonic()
         process.signal(signal.SIGTERM)
         download.assert_cut()
-    assert 1.9 <= time.monotonic() - start <= 3
+    seconds = time.monotonic() - start
+    record("cut after", seconds)
+    assert 1.9 <= seconds <= 3
     assert seconds_to_end(process) < 1.5
