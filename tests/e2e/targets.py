@@ -74,9 +74,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def pages() -> Iterator[str]:
-    """Serve pages; yields the target's address."""
-    server = _Server(("127.0.0.1", 0), _Pages)
+def pages(port: int = 0) -> Iterator[str]:
+    """Serve pages, on any port that is free unless it is given; yields the target's address."""
+    server = _Server(("127.0.0.1", port), _Pages)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
