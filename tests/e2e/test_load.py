@@ -1,0 +1,159 @@
+"""A thousand visitors at once through one client, and what they leave behind."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.e2e.swarm import Reception, Visitor, Way, all_of, echoing, part_from, way_to
+from tests.e2e.targets import pattern
+from tests.e2e.world import Client, Process, Relay, World
+from tunnel.runtime.loop import run
+
+VISITORS = 1000  # as many as a session has streams
+BULK_BYTES = 64 << 10
+REFUSAL_TIMEOUT = 5.0 + 1.5  # [timeouts] open_stream, and what a busy machine adds
+AT_ONCE = 100  # of those who only come and go
+GROWTH_MAX_BYTES = 4 << 20
+LOOPS_OWN = 1  # uvloop opens /dev/null with the first connection that it closes
+
+pytestmark = pytest.mark.timeout(120)  # ten seconds on an idle machine with two cores
+
+each_transport = pytest.mark.parametrize(
+    ("transport", "certificate"),
+    [
+        ("quic", "passthrough"),
+        ("h2", "self-signed"),
+        pytest.param("quic", "self-signed", marks=pytest.mark.slow),
+        pytest.param("h2", "passthrough", marks=pytest.mark.slow),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A relay and a client of it, and the way that visitors take to an echoing service."""
+
+    relay: Relay
+    client: Client
+    way: Way
+
+    @property
+    def processes(self) -> tuple[Process, Process]:
+        """Both processes under test."""
+        return self.relay.process, self.client.process
+
+
+@asynccontextmanager
+async def scene_of(world: World, transport: str, certificate: str) -> AsyncIterator[Scene]:
+    """Start everything, over the given transport; HTTP/2 has its pool of 4."""
+    async with echoing() as target:
+        relay = world.relay(extra=f"[limits]\nvisitors_per_address = {2 * VISITORS}")
+        client = world.client(
+            relay,
+            target=target,
+            options=f'transport = "{transport}"\npool_size = 4',
+            endpoint=f'certificate = "{certificate}"',
+        )
+        is_passed_through = certificate == "passthrough"
+        yield Scene(relay, client, way_to(relay, client, is_passed_through=is_passed_through))
+
+
+async def exchange_patterns(visitors: list[Visitor]) -> None:
+    """Send a pattern of its own through each visitor, all at once, and compare the echoes."""
+
+    async def exchange(number: int, visitor: Visitor) -> None:
+        sent = pattern(BULK_BYTES, number)
+        assert await visitor.exchange(sent) == sent
+
+    async with asyncio.TaskGroup() as group:
+        for number, visitor in enumerate(visitors):
+            group.create_task(exchange(number, visitor))
+
+
+async def knocks(way: Way, count: int, within: float) -> list[Reception]:
+    """Return how visitors were received who all came at once."""
+    async with asyncio.timeout(within), asyncio.TaskGroup() as group:
+        coming = [group.create_task(way.knock()) for _ in range(count)]
+    return [each.result() for each in coming]
+
+
+@each_transport
+def test_a_thousand_visitors_are_served_at_once_and_no_more(
+    world: World, transport: str, certificate: str
+) -> None:
+    async def body() -> None:
+        async with scene_of(world, transport, certificate) as scene:
+            visitors = await all_of(scene.way, VISITORS)
+            received = await knocks(scene.way, 5, REFUSAL_TIMEOUT)
+            assert received == [Reception.ALERTED] * 5
+            async with asyncio.TaskGroup() as group:
+                group.create_task(exchange_patterns(visitors))
+                late = group.create_task(knocks(scene.way, 5, 60))
+            assert late.result() == [Reception.ALERTED] * 5
+            assert all(process.popen.poll() is None for process in scene.processes)
+            await part_from(visitors)
+
+    run(body())
+
+
+@each_transport
+def test_who_waits_for_a_place_gets_the_one_that_is_freed(
+    world: World, transport: str, certificate: str
+) -> None:
+    async def body() -> None:
+        async with scene_of(world, transport, certificate) as scene:
+            visitors = await all_of(scene.way, VISITORS)
+            async with asyncio.TaskGroup() as group:
+                coming = group.create_task(knocks(scene.way, 10, REFUSAL_TIMEOUT))
+                await asyncio.sleep(1)
+                await part_from(visitors[:10])
+            assert coming.result() == [Reception.SERVED] * 10
+            await part_from(visitors[10:])
+
+    run(body())
+
+
+@each_transport
+def test_visitors_leave_neither_descriptors_nor_memory_behind(
+    world: World, transport: str, certificate: str
+) -> None:
+    async def body() -> None:
+        async with scene_of(world, transport, certificate) as scene:
+            descriptors = [process.descriptors() + LOOPS_OWN for process in scene.processes]
+            resting = []
+            for _ in range(3):
+                await come_and_go(scene.way)
+                await until_left(scene, descriptors)
+                resting.append([process.rss_bytes() for process in scene.processes])
+            for first, _, last in zip(*resting, strict=True):
+                assert last - first <= GROWTH_MAX_BYTES
+
+    run(body())
+
+
+async def come_and_go(way: Way) -> None:
+    """Let a thousand visitors come, say a word and leave, a hundred at a time."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def visit() -> None:
+        async with places:
+            await (await way.visit()).leave()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(VISITORS):
+            group.create_task(visit())
+
+
+async def until_left(scene: Scene, descriptors: list[int]) -> None:
+    """Wait until the processes have no more descriptors than these; fails after 5 seconds."""
+    deadline = time.monotonic() + 5
+    while True:
+        counts = [process.descriptors() for process in scene.processes]
+        if all(count <= most for count, most in zip(counts, descriptors, strict=True)):
+            return
+        assert time.monotonic() < deadline, f"{counts} descriptors are open, not {descriptors}"
+        await asyncio.sleep(0.05)
