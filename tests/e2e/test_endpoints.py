@@ -17,6 +17,8 @@ from tests.e2e.targets import greet, greet_over_tls, sockets
 from tests.e2e.visitors import get, request, tcp, tls
 from tests.e2e.world import SUFFIX, Client, Relay, World
 
+pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
+
 V2_START = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"  # PROXY over TCP and IPv4, 12 bytes follow
 ELSEWHERE = "127.0.0.2"  # another visitor's address on this machine
 

@@ -22,6 +22,8 @@ from tests.e2e.targets import pattern
 from tests.e2e.visitors import TIMEOUT, tcp
 from tests.e2e.world import TRANSPORTS, Client, Relay, new_world
 
+pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
+
 ENDED, PASSED = "self-signed", "passthrough"  # what happens to the visitor's TLS at the client
 FLOW = '[flow]\nstream_window = "64KiB"\nstream_window_max = "64KiB"\n'
 STALLED_BYTES = 16 << 20  # more than windows and socket buffers hold together

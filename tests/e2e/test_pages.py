@@ -13,6 +13,8 @@ from tests.e2e.tunnels import Tunnel
 from tests.e2e.visitors import get, post, request, tcp, tls
 from tests.e2e.world import TRANSPORTS, World, free_port
 
+pytestmark = pytest.mark.timeout(60)  # hundreds of MiB, half the work is the test's own
+
 MIB = 1 << 20
 DEBUG = '[log]\nlevel = "debug"\n'
 
@@ -43,7 +45,6 @@ def test_a_connection_serves_one_page_after_the_other(tunnel: Tunnel) -> None:
             assert lines.read(size) == pattern(size)
 
 
-@pytest.mark.timeout(60)  # half of it is the test's own TLS and hashing
 def test_256_mib_go_up_over_http2(world: World, target: str) -> None:
     relay = world.relay()
     client = world.client(relay, target=target, options='transport = "h2"')
