@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError, TunnelError
+from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError
 from tunnel.log import Log, get_log, quoted
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.protocol.messages import (
     RETRY_AFTER_LIMIT,
     Bye,
-    Drain,
     Hello,
     Ping,
     Pong,
@@ -24,10 +23,11 @@ from tunnel.protocol.messages import (
 )
 from tunnel.protocol.registration import VERSIONS, Claim, RelayRegistration
 from tunnel.relay.admission import Admission, Decision
+from tunnel.relay.farewell import Farewell
 from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
 from tunnel.relay.registry import Claimant, Registry
-from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
+from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.settings.values import RelaySettings
@@ -46,7 +46,7 @@ UNREGISTERED_FACTOR = 10  # times `half_open`: how many may be registering at on
 UNREGISTERED_PER_ADDRESS_FACTOR = 4  # the same for one address: a fleet may come back at once
 HEARTBEAT_FULL = 2000  # connections up to which the heartbeat is as set; above, it slows down
 HEARTBEAT_SLOWEST = 30.0
-SUPERSEDED_RETRY = 60.0
+RETRY_AFTER_DRAIN = 1.0  # seconds after which clients may come back: a restart takes about that
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,9 @@ class Agents:
         self._unregistered_per_address = AddressCounts(half_open * UNREGISTERED_PER_ADDRESS_FACTOR)
         self._unregistered = 0
         self._told = Once()
+        self._is_draining = False
         self.crowd = Crowd("agent")
+        self._farewell = Farewell(self.crowd, settings.drain_timeout)
 
     # -- letting in
 
@@ -170,6 +172,8 @@ class Agents:
 
     async def _welcome(self, connection: Connection, channel: RelayChannel, claim: Claim) -> Link:
         decision = await self._admission.decide(claim, connection.peer)
+        if self._is_draining:
+            raise Refused(Code.DRAINING, "the relay is going away", RETRY_AFTER_DRAIN)
         is_replica = "replica" in claim.features
         claimant = Claimant(claim.fingerprint, claim.instance, is_replica, connection, channel)
         link = self._registry.join(claimant, decision)
@@ -251,7 +255,7 @@ class Agents:
         outcome = self._registry.serve(link, wish.name, kinds)
         for loser in outcome.superseded:
             bound.info("took over", name=wish.name, superseded=loser.label)
-            self._dismiss(loser, wish.name)
+            self._farewell.dismiss(loser)
         reason = Reason(outcome.code) if outcome.code is not None else None
         now = outcome.kinds
         await link.channel.send(Serving(wish.name, now.visitors, now.challenge, reason))
@@ -259,39 +263,14 @@ class Agents:
 
     # -- ending
 
-    def _dismiss(self, loser: Session, name: str) -> None:
-        """Let a superseded session finish what runs; what runs without an answer moves on."""
-        for cut in tuple(loser.unanswered):
-            cut()
-        for link in loser.links:
-            self.crowd.start(self._drain(link, Code.SUPERSEDED, SUPERSEDED_RETRY, name))
-
-    async def _drain(self, link: Link, code: Code, retry_after: float, name: str = "") -> None:
-        """Ask the client to leave this connection; close it at the deadline."""
-        deadline = self._settings.drain_timeout
-        try:
-            async with asyncio.timeout(deadline):
-                if name:
-                    lost = Serving(name, visitors=False, challenge=False, reason=Reason(code))
-                    await link.channel.send(lost)
-                await link.channel.send(Drain(deadline, retry_after))
-                await link.connection.wait_closed()
-        except TimeoutError:
-            await part(link.connection, link.channel, code, retry_after=retry_after)
-        except TunnelError as error:
-            log.debug("lost while draining", reason=error)
-
-    def drain(self, retry_after: float) -> None:
-        """Ask every client to leave; no new stream goes to any of them."""
-        for link in self._registry.links:
-            link.state = LinkState.DRAINING
-            self.crowd.start(self._drain(link, Code.DRAINING, retry_after))
+    def drain(self) -> None:
+        """Ask every client to leave, and let nobody register any more."""
+        self._is_draining = True
+        self._farewell.drain(self._registry.links, RETRY_AFTER_DRAIN)
 
     async def part_from_all(self) -> None:
         """Say goodbye to every client that is left and close its connection."""
-        async with asyncio.TaskGroup() as group:
-            for link in self._registry.links:
-                group.create_task(part(link.connection, link.channel, Code.DRAINING))
+        await self._farewell.part_from(self._registry.links)
 
 
 def _close_after(connection: Connection, loss: ConnectionLost) -> None:

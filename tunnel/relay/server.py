@@ -36,7 +36,6 @@ from tunnel.transport.tcp import TcpListener, reason_of
 log = get_log(__name__)
 
 _WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-RETRY_AFTER_DRAIN = 1.0  # seconds after which clients may come back: a restart takes about that
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ class Relay:
     async def _drain(self, agents: Agents, front: Front) -> None:
         """Let what runs finish, at most `drain_timeout` seconds, and say goodbye to clients."""
         log.info("draining", visitors=len(front.crowd), clients=len(agents.crowd))
-        agents.drain(RETRY_AFTER_DRAIN)
+        agents.drain()
         try:
             async with asyncio.timeout(self._settings.drain_timeout):
                 await front.crowd.emptied()

@@ -1,0 +1,60 @@
+"""Ending registered connections in order: drain, deadline, goodbye."""
+
+import asyncio
+from collections.abc import Iterable
+
+from tunnel.errors import Code, TunnelError
+from tunnel.log import get_log
+from tunnel.protocol.fields import Reason
+from tunnel.protocol.messages import Drain, Serving
+from tunnel.relay.sessions import Link, LinkState, Session
+from tunnel.runtime.control import part
+from tunnel.runtime.supervision import Crowd
+
+log = get_log(__name__)
+
+SUPERSEDED_RETRY = 60.0  # seconds that an instance stays away once another has taken over
+
+
+class Farewell:
+    """Sees links off, each in a task of `crowd`, within `drain_timeout` seconds."""
+
+    def __init__(self, crowd: Crowd, drain_timeout: float) -> None:
+        self._crowd = crowd
+        self._drain_timeout = drain_timeout
+
+    def dismiss(self, loser: Session) -> None:
+        """Let a superseded session finish what runs; what runs without an answer moves on."""
+        for cut in tuple(loser.unanswered):
+            cut()
+        for link in loser.links:
+            names = tuple(loser.granted)
+            self._crowd.start(self._drain(link, Code.SUPERSEDED, SUPERSEDED_RETRY, names))
+
+    def drain(self, links: Iterable[Link], retry_after: float) -> None:
+        """Ask clients to leave; no new stream goes over these links."""
+        for link in links:
+            link.state = LinkState.DRAINING
+            self._crowd.start(self._drain(link, Code.DRAINING, retry_after))
+
+    async def part_from(self, links: Iterable[Link]) -> None:
+        """Say goodbye on every link and close its connection."""
+        async with asyncio.TaskGroup() as group:
+            for link in links:
+                group.create_task(part(link.connection, link.channel, Code.DRAINING))
+
+    async def _drain(
+        self, link: Link, code: Code, retry_after: float, lost_names: Iterable[str] = ()
+    ) -> None:
+        """Ask the client to leave this connection; close it at the deadline."""
+        reason = Reason(code)
+        try:
+            async with asyncio.timeout(self._drain_timeout):
+                for name in lost_names:
+                    await link.channel.send(Serving(name, False, False, reason))  # noqa: FBT003 - a message's fields
+                await link.channel.send(Drain(self._drain_timeout, retry_after))
+                await link.connection.wait_closed()
+        except TimeoutError:
+            await part(link.connection, link.channel, code, retry_after=retry_after)
+        except TunnelError as error:
+            log.debug("lost while draining", reason=error)
