@@ -16,7 +16,7 @@ from tests.integration.hellos import hello
 from tests.integration.stage import SHORT, Stage, on_stage, relay_settings
 from tests.integration.visitors import Cut, Visitor, visiting
 from tunnel.errors import Code
-from tunnel.protocol.messages import Bye, Drain, Ping, Welcome
+from tunnel.protocol.messages import Bye, Drain, Ping, Reject, Welcome
 from tunnel.tls.identity import generate
 
 AT_ONCE = 0.5  # seconds
@@ -61,6 +61,24 @@ def test_a_client_that_stays_is_sent_away(transport: str, run: Run, tmp_path: Pa
             assert drain.deadline == stage.settings.drain_timeout
             assert (await client.hear(Bye)).reason.code is Code.DRAINING
             assert await client.lost() is Code.DRAINING
+
+    run(body())
+
+
+def test_nobody_registers_any_more(transport: str, run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        settings = relay_settings(tmp_path, drain_timeout=5)
+        async with on_stage(settings) as stage:
+            staying = await stage.serve(transport)
+            late = await stage.dial(transport, identity=generate())
+            await late.greet()
+            stage.stop.set()
+            await staying.hear(Drain)
+            answer = await late.claim(late.body())
+            assert isinstance(answer, Reject)
+            assert answer.reason.code is Code.DRAINING
+            await staying.channel.leave(Code.OK)
+            staying.connection.close()
 
     run(body())
 
