@@ -56,6 +56,6 @@ def get_log(name: str) -> Log:
     return Log(logging.getLogger(name))
 
 
-def quoted(text: str) -> str:
-    """Return a peer's string safe to log: `repr`, at most 128 characters of it."""
-    return repr(text[:PEER_TEXT_LIMIT])
+def clipped(text: str) -> str:
+    """Return at most 128 characters of a peer's string; the formatters quote what needs it."""
+    return text[:PEER_TEXT_LIMIT]

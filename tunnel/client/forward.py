@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.excuse import answer_in_place_of_target
 from tunnel.errors import Code, DialFailed, RemoteProtocolError, StreamReset
-from tunnel.log import get_log, quoted
+from tunnel.log import get_log
 from tunnel.protocol.frames import HEADER_LIMIT, FrameReader
 from tunnel.protocol.messages import StreamHeader, StreamKind, decode_header
 from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
@@ -88,7 +88,7 @@ class Forwarder:
         target = endpoint.settings.target
         where = target.address or target.path
         if where is None:
-            raise DialFailed(f"{quoted(endpoint.name)} has no target")
+            raise DialFailed(f"{endpoint.name} has no target")
         return await tcp.connect(where, TARGET_TIMEOUT)
 
 

@@ -8,7 +8,7 @@ from tunnel.client import events
 from tunnel.client.ending import Ending
 from tunnel.client.refusals import advice
 from tunnel.errors import Code
-from tunnel.log import get_log, quoted
+from tunnel.log import clipped, get_log
 
 EVERY = 10  # failures in a row, from one line in the log to the next
 
@@ -34,13 +34,13 @@ class Journal:
         self._failures = 0
         self.last_error = None
         self._told = {(name, code) for name, code in self._told if name is not None}
-        shown = quoted(relay)
+        shown = clipped(relay)
         self._log.info("connected", relay=shown, transport=transport, observed=observed)
         self._emit(events.Connected(self._server, self._keypair, transport, observed, relay))
 
     def disconnected(self, transport: str, ending: Ending) -> None:
         """A connection that was welcomed is gone."""
-        self._log.info("disconnected", transport=transport, cause=quoted(str(ending)))
+        self._log.info("disconnected", transport=transport, cause=clipped(str(ending)))
         event = events.Disconnected(self._server, self._keypair, transport, str(ending))
         self._emit(event)
 
@@ -62,7 +62,7 @@ class Journal:
         self._failures += 1
         if self._failures % EVERY == 1:
             fields = {"transport": transport, "failures": self._failures, "retry_in": retry_in}
-            self._log.info("not connected", cause=quoted(str(ending)), **fields)
+            self._log.info("not connected", cause=clipped(str(ending)), **fields)
         self._emit(events.Failed(self._server, self._keypair, str(ending), retry_in))
 
     def refused(self, code: Code, message: str, name: str | None) -> None:
@@ -72,7 +72,7 @@ class Journal:
         self._told.add((name, code))
         todo = advice(code, self._stanza)
         subject = {} if name is None else {"name": name}
-        shown = quoted(message)
+        shown = clipped(message)
         self._log.warning(
             "refused by the relay", code=code.word, cause=shown, advice=todo, **subject
         )

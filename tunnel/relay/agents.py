@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError
-from tunnel.log import Log, get_log, quoted
+from tunnel.log import Log, clipped, get_log
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.protocol.messages import (
@@ -188,7 +188,7 @@ class Agents:
             peer=connection.peer,
             transport=connection.binding.transport,
             names=",".join(decision.granted),
-            software=quoted(claim.software),
+            software=clipped(claim.software),
         )
         return link
 

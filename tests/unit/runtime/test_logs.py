@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tunnel.log import Log, get_log, quoted
+from tunnel.log import Log, clipped, get_log
 from tunnel.runtime.logs import set_up_logs
 from tunnel.settings.values import LogSettings
 
@@ -70,5 +70,12 @@ def test_below_the_level_nothing_is_written() -> None:
     assert not output.getvalue()
 
 
-def test_a_peers_string_is_cut_and_quoted() -> None:
-    assert quoted("\x1b[31m" + "x" * 500) == repr("\x1b[31m" + "x" * 123)
+def test_a_peers_string_is_cut() -> None:
+    assert clipped("x" * 500) == "x" * 128
+
+
+def test_a_peers_escapes_reach_no_terminal() -> None:
+    output = io.StringIO()
+    set_up_logs(LogSettings(format="text"), output)
+    get_log("tunnel").warning("came", software="\x1b[31mred")
+    assert "\x1b" not in output.getvalue()
