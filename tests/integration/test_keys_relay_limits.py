@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.integration.visitors import (
     answer_to,
     visiting,
 )
+from tests.unit.transport.quic.test_doorkeeper import caller, first_datagram
 from tunnel.errors import Code, ConnectionLost, DialFailed
 from tunnel.protocol.messages import Ping, Reject
 from tunnel.settings.values import (
@@ -157,6 +159,21 @@ def test_half_open_bounds_who_has_not_registered(transport: str, run: Run, tmp_p
     async def body() -> None:
         settings = {each: capped(tmp_path, half_open=each) for each in (1, 2)}
         assert await on_each(settings, look) == {1: False, 2: True}
+
+    run(body())
+
+
+def test_above_half_open_a_client_has_to_prove_its_address(tmp_path: Path, run: Run) -> None:
+    async def retries(stage: Stage) -> int:
+        """Return how often a client is sent away to come again while one handshake is open."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(first_datagram(caller()), stage.agents)
+        connection: Any = (await stage.dial("quic")).connection
+        return int(connection.engine._retry_count)
+
+    async def body() -> None:
+        settings = {each: capped(tmp_path, half_open=each) for each in (1, 2)}
+        assert await on_each(settings, retries) == {1: 1, 2: 0}
 
     run(body())
 

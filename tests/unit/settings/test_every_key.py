@@ -66,7 +66,7 @@ RELAY_TESTS = SHARED_TESTS | {
     "clients.*.limits.connections": f"{LIMITS}::test_connections_of_one_client",
     "clients.*.limits.rate": f"{LIMITS}::test_rate_slows_both_directions_together",
     "limits.connections": f"{LIMITS}::test_connections_of_all_clients",
-    "limits.half_open": f"{LIMITS}::test_half_open_bounds_who_has_not_registered",
+    "limits.half_open": f"{LIMITS}::test_above_half_open_a_client_has_to_prove_its_address",
     "limits.visitors_per_address": f"{LIMITS}::test_visitors_per_address",
     "timeouts.client_hello": f"{LIMITS}::test_client_hello_has_to_be_whole_in_time",
     "timeouts.register": f"{LIMITS}::test_register_has_to_be_done_in_time",
