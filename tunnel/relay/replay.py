@@ -94,6 +94,7 @@ class ReplayableVisitor:
         if self.is_replayable:
             self._commit()
         await self._visitor.send(data)
+        self.last_active = self._clock()  # a slow reader that took it is not idle
 
     async def finish(self) -> None:
         self._check()
