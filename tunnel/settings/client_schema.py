@@ -109,7 +109,7 @@ _SERVERS = Section(
         Key(
             "proxy",
             PROXY,
-            "reach it over TCP through this proxy (QUIC goes past it); credentials by `${VARIABLE}`",
+            "reach it by TCP through this proxy (QUIC goes past it); credentials by `${VARIABLE}`",
             sample="http://proxy.example.net:3128",
         ),
     ),
