@@ -7,6 +7,7 @@ from typing import Any
 
 from h2 import events
 from h2.exceptions import H2Error, NoAvailableStreamIDError
+from h2.settings import SettingCodes
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtocolError
 from tunnel.stream import Address, Binding, Stream
@@ -92,8 +93,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         stream_id = stream.outbox.stream_id
         if self.streams.pop(stream_id, None) is None:
             return
-        if self._lost is None and self.engine.is_open(stream_id):
-            self.engine.cut(stream_id, code)
+        if self._lost is None:
+            self.engine.leave(stream_id, code)
             self.sender.schedule()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -158,7 +159,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         if stream := self.streams.get(event.stream_id):
             self.sender.queue(stream.outbox)
 
-    def on_settings(self, _event: events.RemoteSettingsChanged) -> None:
+    def on_settings(self, event: events.RemoteSettingsChanged) -> None:  # noqa: ARG002 - see relay
+        """Act on new settings of the peer; the first ones show that it speaks HTTP/2."""
         for stream in self.streams.values():
             self.sender.queue(stream.outbox)  # SETTINGS_INITIAL_WINDOW_SIZE is credit for all
         if not self._settled.done():
@@ -222,6 +224,13 @@ class RelayConnection(Http2Connection):
         await super().settled()
         self._places.limit(self.engine.remote_settings.max_concurrent_streams)
 
+    def on_settings(self, event: events.RemoteSettingsChanged) -> None:
+        if self._settled.done():
+            change = event.changed_settings.get(SettingCodes.MAX_CONCURRENT_STREAMS)
+            if change is not None and change.new_value < (change.original_value or 0):
+                raise RemoteProtocolError("limit on streams was lowered")
+        super().on_settings(event)
+
     async def open_stream(self) -> Stream:
         await self._places.take()
         try:
@@ -283,7 +292,7 @@ REACTIONS: Mapping[type[events.Event], Callable[[Any, Any], None]] = {
     events.StreamEnded: Http2Connection.on_end,
     events.StreamReset: Http2Connection.on_reset,
     events.WindowUpdated: Http2Connection.on_credit,
-    events.RemoteSettingsChanged: Http2Connection.on_settings,
+    events.RemoteSettingsChanged: lambda connection, event: connection.on_settings(event),
     events.ConnectionTerminated: Http2Connection.on_goaway,
     events.RequestReceived: lambda connection, event: connection.take_headers(event),
     events.ResponseReceived: lambda connection, event: connection.take_headers(event),

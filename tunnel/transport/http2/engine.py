@@ -12,6 +12,7 @@ import h2.connection
 import h2.settings
 from h2.errors import ErrorCodes
 from h2.events import Event
+from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame, Frame, RstStreamFrame
 
@@ -107,9 +108,12 @@ class Engine(h2.connection.H2Connection):
         stream = self.streams.get(stream_id)
         return stream is not None and not stream.closed
 
-    def cut(self, stream_id: int, code: Code) -> None:
-        """Queue the end of both halves of an open stream."""
-        self.reset_stream(stream_id, CODE_BASE + code)
+    def leave(self, stream_id: int, code: Code) -> None:
+        """Forget a stream; if either half still lives, queue the end of both with `code`."""
+        if self.is_open(stream_id):
+            self.reset_stream(stream_id, CODE_BASE + code)
+        if (stream := self.streams.pop(stream_id, None)) is not None:
+            self._closed_streams[stream_id] = stream.closed_by
 
     def frame_data(self, stream_id: int, chunks: Iterable[memoryview], size: int) -> None:
         """Queue one DATA frame of `size` bytes, within all limits, on a stream that may send.
@@ -139,6 +143,28 @@ class Engine(h2.connection.H2Connection):
         frames, events = self._receive_data_frame(frame)
         self._prepare_for_sending(frames)
         return events
+
+    def _open_streams(self, remainder: int) -> int:
+        # h2 looks at every stream for each one that begins. Those that ended leave the table by
+        # `leave`, so that only a full table has to be looked through. Even ones there are none.
+        if not remainder:
+            return 0
+        settings = self.remote_settings if self.config.client_side else self.local_settings
+        if len(self.streams) < settings.max_concurrent_streams:
+            return len(self.streams)
+        return super()._open_streams(remainder)
+
+    def _handle_data_on_closed_stream(
+        self, events: list[Event], exc: StreamClosedError, frame: DataFrame
+    ) -> tuple[list[Frame], list[Event]]:
+        # h2 keeps a second account for these bytes, which holds half a window back.
+        self.credit_on_receipt(frame.flow_controlled_length)
+        return [], events + exc._events  # noqa: SLF001 - what h2 itself returns
+
+    def _stream_is_closed_by_reset(self, stream_id: int) -> bool:
+        # A late frame may belong to a stream that was cut so long ago that h2 forgot it.
+        is_forgotten = stream_id not in self.streams and stream_id not in self._closed_streams
+        return is_forgotten or super()._stream_is_closed_by_reset(stream_id)
 
     def _prepare_for_sending(self, frames: list[Frame]) -> None:
         # What was on its way when we cut a stream is no fault of the peer's. h2 answers each such

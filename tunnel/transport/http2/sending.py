@@ -171,7 +171,8 @@ class Sender:
         """Frame one turn of a stream; return the bytes it made, at least 1 if any."""
         del self._ready[outbox.stream_id]
         share = FRAME_SHARED_BYTES if self._ready else FRAME_MAX_BYTES
-        credit = self._engine.local_flow_control_window(outbox.stream_id)
+        # A peer that lowers its window leaves less than no credit (RFC 9113 §6.9.2).
+        credit = max(self._engine.local_flow_control_window(outbox.stream_id), 0)
         size = min(outbox.size, room, share, credit, self._engine.max_outbound_frame_size)
         is_last = outbox.is_ending and size == outbox.size
         if not size and not is_last:
