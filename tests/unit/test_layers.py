@@ -36,6 +36,7 @@ FLOORS = {room: floor for floor, row in enumerate(reversed(ORDER)) for room in r
 
 # Every library that is not Python's own, and the only rooms that know it.
 ENGINES: Mapping[str, tuple[str, ...]] = {
+    "OpenSSL": ("tunnel.transport.quic",),
     "acme": ("tunnel.acme",),
     "aioquic": ("tunnel.transport.quic",),
     "cryptography": ("tunnel.tls", "tunnel.acme", "tunnel.transport"),
@@ -45,6 +46,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "hyperframe": ("tunnel.transport.http2",),
     "josepy": ("tunnel.acme",),
     "prometheus_client": ("tunnel.admin.metrics",),
+    "service_identity": ("tunnel.transport.quic",),
     "tomli": ("tunnel.settings",),
     "uvloop": ("tunnel.runtime",),
 }

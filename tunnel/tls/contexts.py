@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -87,38 +88,60 @@ def visitor_server_context(
 
 
 def dial_context(trust: Trust, alpn: tuple[str, ...]) -> ssl.SSLContext:
-    """Return a new context for dialling a relay; after the handshake call `check_pin`.
+    """Return the context for dialling a relay; after the handshake call `check_pin`.
 
     Hand `trust.server_name` to the handshake as `server_hostname`. Raises SettingsError if the
     roots cannot be used.
     """
+    return _dial_context(root_file(trust), alpn)
+
+
+@lru_cache(maxsize=8)
+def _dial_context(roots: "RootFile | None", alpn: tuple[str, ...]) -> ssl.SSLContext:
+    """Kept, since the system's roots take tens of milliseconds to load: the loop stands still."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(list(alpn))
-    roots = root_file(trust)
     context.check_hostname = roots is not None
     if roots is None:
         context.verify_mode = ssl.CERT_NONE
     else:
         context.hostname_checks_common_name = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # `ca` may be the leaf itself
-        _load_roots(context, roots)
+        _load_roots(context, roots.path)
     return context
 
 
-def root_file(trust: Trust) -> str | None:
+@dataclass(frozen=True, slots=True)
+class RootFile:
+    """One version of a PEM file of roots: another one differs in what the file system says."""
+
+    path: str
+    version: tuple[int, int, int]  # time of change (ns), size (bytes), inode
+
+    @classmethod
+    def at(cls, path: str) -> "RootFile":
+        """Return the version that is there now; raises SettingsError."""
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
+        return cls(path, (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+def root_file(trust: Trust) -> RootFile | None:
     """Return the PEM file of roots that `trust` asks for; None if it does not verify by name.
 
-    Raises SettingsError if the system has no roots where they are looked for.
+    Raises SettingsError if there is none.
     """
     if not trust.by_name:
         return None
     if trust.ca is not None:
-        return str(trust.ca)
+        return RootFile.at(str(trust.ca))
     candidates = (ssl.get_default_verify_paths().cafile, *ROOT_BUNDLES)
     for path in candidates:
         if path is not None and Path(path).is_file():
-            return path
+            return RootFile.at(path)
     raise SettingsError(["no root certificates found on this system: set ca or pin"])
 
 

@@ -37,6 +37,7 @@ class TlsStream:
         self._opened = b""  # decrypted, not yet received
         self._is_ended = False  # the peer's close_notify has been read
         self._is_finished = False
+        self._has_parted = False  # the finish of the stream below is out as well
         self._cut: Code | None = None
 
     def __repr__(self) -> str:
@@ -88,9 +89,24 @@ class TlsStream:
             raise self._broken() from error
         await self._below.send(self._outgoing.read())
         await self._below.finish()
+        self._has_parted = True
+
+    async def peer_parted(self) -> None:
+        """Wait until the peer has finished the stream below, after both close_notify.
+
+        Cut before that, it might lose our last bytes. What follows a close_notify is dropped
+        (RFC 8446 §6.1). Cancel-safe; raises StreamReset.
+        """
+        while await self._below.receive():
+            pass
 
     def abort(self, code: Code = Code.ABORTED) -> None:
-        """As `Stream.abort`; no close_notify, so that the peer sees a cut and no end."""
+        """As `Stream.abort`; no close_notify, so that the peer sees a cut and no end.
+
+        After both halves have ended it does nothing: the stream below is its owner's to abort.
+        """
+        if self._is_ended and self._has_parted:
+            return
         if self._cut is None:
             self._cut = code
         self._below.abort(code)

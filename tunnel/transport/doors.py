@@ -67,5 +67,6 @@ async def _dial_http2(
 DIALERS: Mapping[str, Dialer] = {"quic": _dial_quic, "h2": _dial_http2}
 """Transport word to dialer: `dial(address, trust, options, proxy)` connects to one address.
 
-It returns once TLS has succeeded and the relay has been verified; raises DialFailed. Cancel-safe.
+It returns once TLS has succeeded and the relay has been verified. Raises DialFailed, SettingsError
+if the trusted roots cannot be used. Cancel-safe.
 """

@@ -13,6 +13,7 @@ from tests.unit.tls.wire import CERTIFICATE, NAME, NOW
 from tunnel.errors import DialFailed, SettingsError
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.contexts import (
+    RootFile,
     Trust,
     agents_server_context,
     check_pin,
@@ -174,6 +175,13 @@ def test_a_relays_leaf_alone_may_be_its_root(tmp_path: Path) -> None:
     Pair(server, dial_context(Trust(NAME, ca=tmp_path / "leaf.pem"), ())).shake()
 
 
+def test_roots_are_loaded_once_for_all_dials_until_their_file_changes(root: Path) -> None:
+    first = dial_context(Trust(NAME, ca=root), ALPN)
+    assert dial_context(Trust("b.t.test", ca=root), ALPN) is first
+    root.write_bytes(CERTIFICATE.chain_pem + OTHER.chain_pem)
+    assert dial_context(Trust(NAME, ca=root), ALPN) is not first
+
+
 def test_a_common_name_is_no_name_of_a_relay(tmp_path: Path) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -223,7 +231,7 @@ def test_the_pin_of_a_leaf_is_the_pin_of_its_certificate() -> None:
 
 
 def test_the_root_file_is_the_one_asked_for(root: Path) -> None:
-    assert root_file(Trust(NAME, ca=root)) == str(root)
+    assert root_file(Trust(NAME, ca=root)) == RootFile.at(str(root))
 
 
 @pytest.mark.parametrize("trust", [Trust(NAME, insecure=True), Trust(NAME, pin=bytes(32))])
@@ -235,7 +243,7 @@ def test_the_environment_may_name_the_systems_roots(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
-    assert root_file(Trust(NAME)) == str(root)
+    assert root_file(Trust(NAME)) == RootFile.at(str(root))
 
 
 def test_a_system_without_roots_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,11 @@
 """What aioquic is told: the one place where our options become its configuration."""
 
 import ssl
-from pathlib import Path
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
-from cryptography.x509 import load_pem_x509_certificates
 
-from tunnel.errors import SettingsError
-from tunnel.tls.contexts import Trust, root_file
+from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import Certificate
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
 
@@ -40,23 +37,9 @@ def relay_configuration(certificate: Certificate, options: TransportOptions) -> 
     return configuration
 
 
-def _check_roots(path: Path) -> None:
-    """Raise SettingsError now, since aioquic would raise anything, in the midst of a handshake."""
-    try:
-        load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except ValueError as error:
-        raise SettingsError([f"{path}: holds no usable PEM certificate"]) from error
-
-
 def client_configuration(trust: Trust, options: TransportOptions) -> QuicConfiguration:
-    """Return the configuration of one dial; raises SettingsError if the roots cannot be used."""
+    """Return the configuration of one dial, whose chain is for a RelayVerifier to judge."""
     configuration = _shared_by_roles(options, is_client=True)
     configuration.server_name = trust.server_name
-    configuration.cafile = root_file(trust)
-    if trust.by_name and trust.ca is not None:
-        _check_roots(trust.ca)
-    # With a pin the chain says nothing; the handshake's signature is verified in every case.
-    configuration.verify_mode = ssl.CERT_REQUIRED if trust.by_name else ssl.CERT_NONE
+    configuration.verify_mode = ssl.CERT_NONE
     return configuration

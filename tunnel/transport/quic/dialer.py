@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Sequence
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.stream import Address, Binding
 from tunnel.tls.contexts import Trust, check_pin
@@ -15,6 +17,7 @@ from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.endings import failed_by
 from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
 from tunnel.transport.quic.engine import Engine
+from tunnel.transport.quic.verification import RelayVerifier
 
 
 async def dial(address: Address, trust: Trust, options: TransportOptions) -> TunnelConnection:
@@ -22,8 +25,8 @@ async def dial(address: Address, trust: Trust, options: TransportOptions) -> Tun
 
     Cancel-safe. Raises DialFailed, SettingsError if the trusted roots cannot be used.
     """
-    engine = Engine(client_configuration(trust, options))
-    call = Dial(await _connected_socket(address), engine, trust, options)
+    verifier = RelayVerifier(trust)
+    call = Dial(await _connected_socket(address), trust, verifier, options)
     try:
         async with asyncio.timeout(options.handshake_timeout):
             await call.completed
@@ -41,9 +44,15 @@ class Dial:
     """One attempt, and after it the owner of the connection's socket."""
 
     def __init__(
-        self, sock: socket.socket, engine: Engine, trust: Trust, options: TransportOptions
+        self,
+        sock: socket.socket,
+        trust: Trust,
+        verifier: RelayVerifier,
+        options: TransportOptions,
     ) -> None:
+        engine = Engine(client_configuration(trust, options))
         self._trust = trust
+        self._verifier = verifier
         self._endpoint = Endpoint(sock, self._receive, self._network_failed)
         self.connection = TunnelConnection(engine, self._endpoint, self, options)
         self.completed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -55,9 +64,11 @@ class Dial:
         self.connection.close()
 
     def established(self, connection: TunnelConnection, alpn: str | None) -> None:
-        leaf = connection.engine.peer_leaf
+        certificate, *others = connection.engine.peer_chain
+        leaf = certificate.public_bytes(Encoding.DER)
         try:
             check_alpn(alpn)
+            self._verifier.verify(certificate, others)
             check_pin(self._trust, leaf)
         except DialFailed as error:
             self._fail(error)

@@ -20,7 +20,6 @@ CODES: Mapping[int, Code] = {
 }
 ALERTS: Mapping[int, str] = {
     AlertDescription.bad_certificate: "relay certificate is not valid",
-    AlertDescription.certificate_expired: "relay certificate is not valid now",
     AlertDescription.no_application_protocol: "the far end does not speak this tunnel's protocol",
 }
 

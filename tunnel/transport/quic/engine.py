@@ -23,7 +23,7 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import AlertDescription
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import Certificate
 
 from tunnel.errors import LocalProtocolError
 from tunnel.transport.options import STREAMS_ADVERTISED
@@ -200,12 +200,12 @@ class Engine(WritingConnection):
         return self._close_event
 
     @property
-    def peer_leaf(self) -> bytes:
-        """DER of the certificate that the relay has shown: for clients, after the handshake."""
+    def peer_chain(self) -> tuple[Certificate, ...]:
+        """What the relay has shown, leaf first: for clients, after the handshake."""
         leaf = self.tls._peer_certificate  # noqa: SLF001 - there is no public way to it
         if leaf is None:
             raise LocalProtocolError("no certificate has been shown yet")
-        return leaf.public_bytes(Encoding.DER)
+        return (leaf, *self.tls._peer_certificate_chain)  # noqa: SLF001 - nor to the others
 
     def refuse(self, reason: str) -> None:
         """Close, because the relay is not the one that was dialled (RFC 9001 §4.8)."""

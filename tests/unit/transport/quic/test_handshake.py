@@ -101,8 +101,7 @@ def test_a_wrong_pin_is_named_with_what_was_seen() -> None:
 
 def test_a_wrong_name_is_named_with_those_of_the_certificate(ca: Path) -> None:
     text = refusal(Trust("another.name", ca=ca))
-    assert text.startswith("relay certificate is not valid: hostname 'another.name' doesn't match")
-    assert NAME in text
+    assert text == f"relay certificate is not valid: it is for '{NAME}', not for another.name"
 
 
 def test_an_unknown_issuer_is_named(tmp_path: Path) -> None:
@@ -119,7 +118,7 @@ def test_an_expired_certificate_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_bytes(certificate.leaf.public_bytes(Encoding.PEM))
     text = refusal(Trust(NAME, ca=path), certificate)
-    assert text == "relay certificate is not valid now: Certificate is no longer valid"
+    assert text == "relay certificate is not valid: certificate has expired"
 
 
 def test_a_pin_mismatch_is_told_to_the_relay_before_its_handshake_is_complete() -> None:
