@@ -6,6 +6,7 @@ from collections import deque
 from tunnel.errors import Code, StreamReset
 
 CHUNK_MAX_BYTES = 256 * 1024  # what one `receive` returns at most (tunnel.stream.Stream)
+SMALL_BYTES = 1024  # below it a chunk costs more to keep than it holds
 
 
 class Inbox:
@@ -14,7 +15,7 @@ class Inbox:
     __slots__ = ("_chunks", "_cut", "_waiter", "has_ended", "size")
 
     def __init__(self) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | bytearray] = deque()
         self._cut: Code | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.has_ended = False
@@ -36,9 +37,16 @@ class Inbox:
         return self._waiter is not None and not self._waiter.done()
 
     def put(self, chunk: bytes) -> None:
-        """Append bytes (not empty, at most CHUNK_MAX_BYTES)."""
-        self._chunks.append(chunk)
+        """Append bytes (not empty, at most CHUNK_MAX_BYTES).
+
+        Small ones are gathered: a peer that sends byte by byte would otherwise take thirty times
+        the memory that it is allowed.
+        """
         self.size += len(chunk)
+        if self._chunks and len(chunk) < SMALL_BYTES and len(self._chunks[-1]) < SMALL_BYTES:
+            self._gather(chunk)
+        else:
+            self._chunks.append(chunk)
         self._wake()
 
     def end(self) -> None:
@@ -74,14 +82,20 @@ class Inbox:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _gather(self, chunk: bytes) -> None:
+        last = self._chunks[-1]
+        if isinstance(last, bytes):
+            last = self._chunks[-1] = bytearray(last)
+        last += chunk
+
     def _take(self) -> bytes:
         chunk = self._chunks.popleft()
         if self._chunks and len(chunk) + len(self._chunks[0]) <= CHUNK_MAX_BYTES:
             chunk = self._join(chunk)
         self.size -= len(chunk)
-        return chunk
+        return chunk if isinstance(chunk, bytes) else bytes(chunk)
 
-    def _join(self, first: bytes) -> bytes:
+    def _join(self, first: bytes | bytearray) -> bytes:
         parts, size = [first], len(first)
         while self._chunks and size + len(self._chunks[0]) <= CHUNK_MAX_BYTES:
             parts.append(self._chunks.popleft())
