@@ -5,6 +5,7 @@ Everything that a visitor alone can cause is logged at DEBUG and ends that strea
 
 import asyncio
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.excuse import answer_in_place_of_target
@@ -83,6 +84,10 @@ class Forwarder:
             await splice(near, target, self._linger_timeout)
         finally:
             target.abort()
+        if isinstance(near, TlsStream):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._linger_timeout):
+                    await near.peer_parted()
 
     async def _reach(self, endpoint: Endpoint) -> tcp.TcpStream:
         target = endpoint.settings.target

@@ -185,6 +185,21 @@ def test_tls_ends_here() -> None:
     assert (answer, alpn, service.heard) == (b"secret", "http/1.1", b"secret")
 
 
+def test_a_visitor_may_close_only_once_it_has_the_answer() -> None:
+    async def script(journey: Journey) -> bytes:
+        visitor = journey.visitor()
+        await visitor.handshake()
+        await visitor.write(b"secret")
+        await visitor.close_notify()
+        await journey.service.over.wait()
+        answer = await visitor.read_all()
+        assert await journey.far.receive() == b""
+        await journey.far.finish()
+        return answer
+
+    assert travel(script, with_tls=True)[0] == b"secret"
+
+
 def test_a_visitor_who_ends_without_close_notify_is_cut_at_the_service() -> None:
     async def script(journey: Journey) -> None:
         visitor = journey.visitor()

@@ -232,6 +232,36 @@ def test_an_abort_cuts_without_close_notify() -> None:
     run(body)
 
 
+def test_an_abort_after_both_ends_spares_what_is_under_way() -> None:
+    async def body(stream: TlsStream, visitor: Visitor) -> None:
+        await visitor.close_notify()
+        assert await stream.receive() == b""
+        await stream.send(b"answer")
+        await stream.finish()
+        stream.abort()
+        assert await visitor.read_all() == b"answer"
+        await visitor.end.send(b"what follows close_notify")
+        await visitor.end.finish()
+        await stream.peer_parted()
+        assert visitor.end.cut is None
+
+    run(body)
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_an_abort_after_one_end_cuts(is_ended: bool) -> None:
+    async def body(stream: TlsStream, visitor: Visitor) -> None:
+        if is_ended:
+            await visitor.close_notify()
+            assert await stream.receive() == b""
+        else:
+            await stream.finish()
+        stream.abort(Code.TIMEOUT)
+        assert visitor.end.cut is Code.TIMEOUT
+
+    run(body)
+
+
 def test_a_cancelled_receive_loses_nothing() -> None:
     async def body(stream: TlsStream, visitor: Visitor) -> None:
         with pytest.raises(TimeoutError):
