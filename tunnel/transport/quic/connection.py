@@ -55,7 +55,7 @@ class TunnelConnection:
         self.engine = engine
         self.lot = ParkingLot(options.flow.parked_max, options.budget)
         self.binding = Binding("quic", b"")  # the leaf is filled in by whoever knows it
-        self._driver = Driver(engine, endpoint, self._settle)
+        self._driver = Driver(engine, endpoint, self._settle, self._fail)
         self._owner = owner
         self._flow = options.flow
         self._streams: dict[int, TunnelStream] = {}
@@ -121,11 +121,8 @@ class TunnelConnection:
             return
         try:
             self._driver.hear(datagrams)
-        except RemoteProtocolError as error:
-            self.close(Code.PROTOCOL, str(error))
         except Exception as error:  # noqa: BLE001 - one peer's packets must not end the others
-            log.error("engine failed", peer=self.peer, exception=error)
-            self.end(ConnectionLost("the QUIC engine failed", Code.INTERNAL))
+            self._fail(error)
 
     def end(self, lost: ConnectionLost) -> None:
         """End the connection at once, for the reason given; a second call does nothing."""
@@ -141,10 +138,18 @@ class TunnelConnection:
         self._pulse()
         self._owner.release(self)
 
+    def _fail(self, error: Exception) -> None:
+        """End the connection for what was raised while its engine was at work."""
+        if isinstance(error, RemoteProtocolError):
+            self.close(Code.PROTOCOL, str(error))
+            return
+        log.error("engine failed", peer=self.peer, exception=error)
+        self.end(ConnectionLost("the QUIC engine failed", Code.INTERNAL))
+
     # Events of the engine
 
     def _settle(self) -> None:
-        while (event := self.engine.next_event()) is not None:
+        while not self.is_closed and (event := self.engine.next_event()) is not None:
             self._dispatch(event)
         for stream_id in self.engine.take_done():
             self._drop_stream(stream_id)

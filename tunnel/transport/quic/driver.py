@@ -15,13 +15,24 @@ TIMER_SLACK = 0.001  # seconds that a loop's timer may fire early
 
 
 class Driver:
-    """Drives one engine; `settle` is called after it has heard something or its timer fired."""
+    """Drives one engine; `settle` is called after it has heard something or its timer fired.
 
-    def __init__(self, engine: Engine, endpoint: Endpoint, settle: Callable[[], None]) -> None:
+    `fail` is told what the engine raises when nobody else could hear of it: in a callback of the
+    loop. A connection whose timer died with an exception would hang.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        endpoint: Endpoint,
+        settle: Callable[[], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
         self.engine = engine
         self.endpoint = endpoint
         self.last_heard = 0.0  # loop time
         self._settle = settle
+        self._fail = fail
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # engine time
@@ -47,7 +58,13 @@ class Driver:
 
     def _flush_scheduled(self) -> None:
         self._is_scheduled = False
-        self.flush()
+        self._guard(self.flush)
+
+    def _guard(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - the owner decides, and logs
+            self._fail(error)
 
     def flush(self) -> None:
         """Send what there is to send, and set the timer."""
@@ -79,6 +96,9 @@ class Driver:
 
     def _fire(self) -> None:
         self._timer = None
+        self._guard(self._take_time)
+
+    def _take_time(self) -> None:
         due = self.engine.get_timer()
         now = time.monotonic()
         if due is not None and due <= now + TIMER_SLACK:

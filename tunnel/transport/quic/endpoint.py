@@ -81,10 +81,11 @@ class Endpoint:
             pass  # everything has been read
         except OSError as error:
             self._fail(error)  # what the network said of an earlier datagram
+            self._watch_again()
         if batch:
             self._receive(batch)
         else:
-            self._watch_again()
+            self._watch_again()  # the error has been told to a sender meanwhile
 
     def _watch_again(self) -> None:
         """Be woken again after an error of the network: libuv then stops watching a descriptor."""

@@ -27,11 +27,12 @@ from cryptography.x509 import Certificate
 
 from tunnel.errors import LocalProtocolError
 from tunnel.transport.options import STREAMS_ADVERTISED
-from tunnel.transport.quic.halves import number_of, sender_of
+from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
 from tunnel.transport.quic.reset import is_reset, reset_token
 from tunnel.transport.quic.writing import WritingConnection
 
 CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
+HIGH_WATER_BYTES = 64 * 1024  # unsent bytes of a stream above which its writer should wait
 KEY_UPDATE_PACKETS = 1 << 20  # RFC 9001 §6.6 allows 2^23 for AES-GCM
 
 
@@ -97,10 +98,13 @@ class Engine(WritingConnection):
         """Queue bytes, and the stream's end after them if `end`."""
         sender_of(self._streams[stream_id]).write(data, end)
 
-    def unsent(self, stream_id: int) -> int:
-        """Bytes of a stream that were queued and never sent; 0 for a stream that is gone."""
+    def is_full(self, stream_id: int) -> bool:
+        """Whether more should be queued on a stream only once there is room (see `when_room`)."""
         stream = self._streams.get(stream_id)
-        return sender_of(stream).unsent if stream is not None else 0
+        if stream is None:
+            return False
+        sender = sender_of(stream)
+        return sender.unsent > HIGH_WATER_BYTES or sender.held > HELD_MAX_BYTES
 
     def when_room(self, stream_id: int, report: Callable[[], None]) -> None:
         """Call `report` once, when little is unsent any more or the stream is reset."""
@@ -130,6 +134,7 @@ class Engine(WritingConnection):
     def _forget(self, stream_id: int) -> bool:
         if self._streams.pop(stream_id, None) is None:
             return False
+        self._starved.discard(stream_id)
         if self._is_peers(stream_id):
             self._stream_limit(stream_id).value += 1  # the peer may open another one
         return True
@@ -153,9 +158,13 @@ class Engine(WritingConnection):
         builder: QuicPacketBuilder,
         space: QuicPacketSpace,  # noqa: ARG002 - aioquic's signature
     ) -> None:
-        """Grant connection credit as bytes arrive, stream count as streams end."""
+        """Grant connection credit as bytes arrive, stream count as streams end.
+
+        Bytes behind a gap are held by the engine, where no reader and no parking lot sees them:
+        they have not arrived.
+        """
         credit = self._local_max_data
-        owed = credit.used + self._configuration.max_data - credit.value
+        owed = self._delivered + self._configuration.max_data - credit.value
         if owed * 4 >= self._configuration.max_data:
             credit.value += owed
         streams = self._local_max_streams_bidi

@@ -7,15 +7,24 @@ idle streams cost nothing (see `writing`).
 from collections.abc import Callable
 from typing import Any, cast
 
+from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.events import StreamDataReceived, StreamReset
-from aioquic.quic.packet import QuicStreamFrame
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType, QuicStreamFrame
 from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
 from tunnel.errors import LocalProtocolError
 
-LOW_WATER_BYTES = 64 * 1024
+LOW_WATER_BYTES = 32 * 1024
 """A writer that waits for room goes on when no more than this is unsent."""
+
+HELD_MAX_BYTES = 8 << 20
+"""Of a stream, unsent or not acknowledged: a peer that never acknowledges the first byte but all
+others has everything after it kept here."""
+
+PIECES_MAX = 2048
+"""Of a stream that came with gaps between them: each frame is compared with all of them."""
 
 Notice = Callable[[int], None]
 
@@ -30,7 +39,8 @@ def number_of(stream: QuicStream) -> int:
 class Sender(QuicStreamSender):
     """The sending half. `wake(stream_id)` is called whenever it has, or may have, a frame to send.
 
-    `on_room`, if set, is called once, when at most LOW_WATER_BYTES are left unsent.
+    `on_room`, if set, is called once, when at most LOW_WATER_BYTES are left unsent (and, of what
+    was sent, not too much unacknowledged).
     """
 
     def __init__(self, stream: QuicStream, wake: Notice, ended: Notice) -> None:
@@ -45,6 +55,11 @@ class Sender(QuicStreamSender):
     def unsent(self) -> int:
         """Bytes accepted and never sent yet."""
         return int(self._buffer_stop - self.highest_offset)
+
+    @property
+    def held(self) -> int:
+        """Bytes kept here, because they were not sent or not acknowledged."""
+        return int(self._buffer_stop - self._buffer_start)
 
     @property
     def has_frame(self) -> bool:
@@ -69,8 +84,7 @@ class Sender(QuicStreamSender):
             frame = QuicStreamFrame(offset=self.highest_offset)
         if frame is not None:
             self.must_announce = False
-        if self.on_room is not None and self.unsent <= LOW_WATER_BYTES:
-            self._report_room()
+        self._report_any_room()
         return frame
 
     def on_data_delivery(
@@ -85,7 +99,9 @@ class Sender(QuicStreamSender):
         if delivery is QuicDeliveryState.LOST:
             self.must_announce = self.must_announce or self.highest_offset == 0
             self._wake(self._number)
-        elif self.is_finished:
+            return
+        self._report_any_room()
+        if self.is_finished:
             self._ended(self._number)
 
     def on_reset_delivery(self, delivery: QuicDeliveryState) -> None:
@@ -106,6 +122,11 @@ class Sender(QuicStreamSender):
         if self.on_room is not None:
             self._report_room()
 
+    def _report_any_room(self) -> None:
+        is_roomy = self.unsent <= LOW_WATER_BYTES and self.held <= HELD_MAX_BYTES
+        if self.on_room is not None and is_roomy:
+            self._report_room()
+
     def _report_room(self) -> None:
         report, self.on_room = self.on_room, None
         if report is not None:
@@ -113,17 +134,29 @@ class Sender(QuicStreamSender):
 
 
 class Receiver(QuicStreamReceiver):
-    """The receiving half, with the same two notices as the sending one."""
+    """The receiving half, with the same two notices as the sending one.
 
-    def __init__(self, stream: QuicStream, wake: Notice, ended: Notice) -> None:
+    `delivered(size)` is called for bytes that wait for no others any more.
+    """
+
+    def __init__(self, stream: QuicStream, wake: Notice, ended: Notice, delivered: Notice) -> None:
         super().__init__(stream_id=stream.stream_id, readable=not stream.receiver.is_finished)
         self._number = number_of(stream)
         self._wake = wake
         self._ended = ended
+        self._delivered = delivered
 
     def handle_frame(self, frame: QuicStreamFrame) -> StreamDataReceived | None:
         """Return the event of bytes that became readable."""
+        start = self._buffer_start
         event = super().handle_frame(frame)
+        self._delivered(self._buffer_start - start)
+        if len(self._ranges) > PIECES_MAX:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=QuicFrameType.STREAM_BASE,
+                reason_phrase="stream in too many pieces",
+            )
         if self.is_finished:
             self._ended(self._number)
         return event
@@ -131,7 +164,10 @@ class Receiver(QuicStreamReceiver):
     def handle_reset(self, **frame: Any) -> StreamReset | None:
         """Return the event of the peer's RESET_STREAM."""
         event = super().handle_reset(**frame)
-        self._buffer.clear()
+        if event is not None:
+            self._delivered(self.highest_offset - self._buffer_start)
+            self._buffer.clear()
+            self._ranges = RangeSet()
         self._ended(self._number)
         return event
 
@@ -154,14 +190,15 @@ def sender_of(stream: QuicStream) -> Sender:
 class StreamTable(dict[int, QuicStream]):
     """aioquic's streams by id; a stream that enters gets our halves."""
 
-    def __init__(self, wake: Notice, ended: Notice, opened: Notice) -> None:
+    def __init__(self, *, wake: Notice, ended: Notice, delivered: Notice, opened: Notice) -> None:
         super().__init__()
         self._wake = wake
         self._ended = ended
+        self._delivered = delivered
         self._opened = opened
 
     def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
         stream.sender = Sender(stream, self._wake, self._ended)
-        stream.receiver = Receiver(stream, self._wake, self._ended)
+        stream.receiver = Receiver(stream, self._wake, self._ended, self._delivered)
         super().__setitem__(stream_id, stream)
         self._opened(stream_id)

@@ -13,8 +13,6 @@ from tunnel.transport.window import ReceiveWindow
 if TYPE_CHECKING:
     from tunnel.transport.quic.connection import TunnelConnection
 
-HIGH_WATER_BYTES = 128 * 1024  # unsent bytes above which `send` waits
-
 
 class TunnelStream:
     """Implements tunnel.stream.Stream; made by the connection only."""
@@ -56,8 +54,9 @@ class TunnelStream:
             raise LocalProtocolError("send after finish")
         engine = self._connection.engine
         engine.write(self._id, data)
+        del data  # was copied, and is not to be held while this waits
         self._connection.schedule_flush()
-        if engine.unsent(self._id) > HIGH_WATER_BYTES:
+        if engine.is_full(self._id):
             await self._wait_for_room()
             self._inbox.check()
 

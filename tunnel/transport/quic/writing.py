@@ -71,7 +71,13 @@ class WritingConnection(QuicConnection):
         self._limits_due: set[int] = set()  # have credit to grant to the peer
         self._done: list[int] = []  # both halves have ended, not yet forgotten
         self._control_reserve = 0
-        self._streams = StreamTable(self._sending.add, self._note_ended, self._note_opened)
+        self._delivered = 0  # bytes of all streams that wait for no others any more
+        self._streams = StreamTable(
+            wake=self._sending.add,
+            ended=self._note_ended,
+            delivered=self._note_delivered,
+            opened=self._note_opened,
+        )
         self._streams_queue = self._sending  # type: ignore[assignment]  # aioquic only appends
 
     def _note_opened(self, stream_id: int) -> None:
@@ -81,6 +87,9 @@ class WritingConnection(QuicConnection):
         stream = self._streams.get(stream_id)
         if stream is not None and stream.is_finished:
             self._done.append(stream_id)
+
+    def _note_delivered(self, size: int) -> None:
+        self._delivered += size
 
     def _write_application(
         self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float
