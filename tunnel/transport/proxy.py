@@ -160,8 +160,15 @@ def _socks_address(host: str) -> bytes:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return b"\x03" + _counted(host.encode("idna"))
+        return b"\x03" + _counted(_name_of(host))
     return (b"\x01" if address.version == 4 else b"\x04") + address.packed
+
+
+def _name_of(host: str) -> bytes:
+    try:
+        return host.encode("idna")
+    except UnicodeError as error:
+        raise DialFailed(f"cannot ask for {host!r}: not a host name") from error
 
 
 def _counted(text: bytes) -> bytes:

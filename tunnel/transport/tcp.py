@@ -9,12 +9,15 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tunnel.errors import Code, ConnectionLost, DialFailed, LocalProtocolError
 from tunnel.stream import Address, Stream
 from tunnel.transport.inbox import Inbox
+from tunnel.transport.resets import reset_watch
 
 READ_BYTES = 64 * 1024
 BACKLOG = 1024
@@ -35,12 +38,14 @@ class TcpStream(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_buffer",
+        "_descriptor",
         "_inbox",
         "_is_finished",
         "_is_reading",
         "_is_writable",
         "_room",
         "_transport",
+        "_watch",
     )
 
     _transport: asyncio.Transport
@@ -48,6 +53,8 @@ class TcpStream(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self._inbox = Inbox()
         self._buffer = bytearray()
+        self._descriptor = -1
+        self._watch = reset_watch()
         self._room: asyncio.Future[None] | None = None
         self._is_reading = True
         self._is_writable = True
@@ -72,6 +79,7 @@ class TcpStream(asyncio.BufferedProtocol):
         if not self._is_reading and not self._inbox.size:
             self._inbox.check()
             self._is_reading = True
+            self._watch.discard(self._descriptor)
             self._transport.resume_reading()
         return await self._inbox.get()
 
@@ -111,6 +119,7 @@ class TcpStream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's have no common base
+        self._descriptor = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
         # Made for each read and dropped after it: a stream that idles holds no buffer.
@@ -122,9 +131,11 @@ class TcpStream(asyncio.BufferedProtocol):
         if not self._inbox.is_awaited:
             self._is_reading = False
             self._transport.pause_reading()
+            self._watch.add(self._descriptor, self._lose)
         self._inbox.put(arrived)
 
     def eof_received(self) -> bool:
+        self._watch.add(self._descriptor, self._lose)
         self._inbox.end()
         return True  # our own half stays open
 
@@ -144,7 +155,12 @@ class TcpStream(asyncio.BufferedProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         self._transport.abort()
 
+    def _lose(self) -> None:
+        self._reset()
+        self._cut(Code.ABORTED)
+
     def _cut(self, code: Code) -> None:
+        self._watch.discard(self._descriptor)
         self._inbox.cut(code)
         self._wake()
 
@@ -184,7 +200,7 @@ async def connect(target: Address | Path, timeout: float) -> TcpStream:
             return await _connect(target)
     except TimeoutError as error:
         raise DialFailed(f"cannot connect to {target}: no answer within {timeout:g} s") from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise DialFailed(f"cannot connect to {target}: {reason_of(error)}") from error
 
 
@@ -199,28 +215,41 @@ async def _connect(target: Address | Path) -> TcpStream:
 
 
 async def connect_socket(address: Address, timeout: float) -> socket.socket:
-    """Return a connected non-blocking socket to a TCP address or the first that its name has.
+    """Return a connected non-blocking socket to a TCP address, or to any that its name has.
 
     Raises DialFailed. Cancel-safe.
     """
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
-            [(family, kind, protocol, _, name), *_] = await loop.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM
-            )
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-                await loop.sock_connect(sock, name)
-            except BaseException:
-                sock.close()
-                raise
-            return sock
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            return await _connect_any(found, timeout / len(found))
     except TimeoutError as error:
         raise DialFailed(f"cannot connect to {address}: no answer within {timeout:g} s") from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # IDNA takes some names for no names
         raise DialFailed(f"cannot connect to {address}: {reason_of(error)}") from error
+
+
+async def _connect_any(found: Sequence[tuple[Any, ...]], share: float) -> socket.socket:
+    """Try one address after another, each for its share of the time; raises the last OSError."""
+    *others, last = found
+    for entry in others:
+        with suppress(OSError):
+            async with asyncio.timeout(share):
+                return await _connect_to(entry)
+    return await _connect_to(last)
+
+
+async def _connect_to(entry: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, name = entry
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        await asyncio.get_running_loop().sock_connect(sock, name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def tune(sock: socket.socket) -> None:
@@ -242,8 +271,10 @@ def address_of(name: object) -> Address:
     return Address(host.removeprefix("::ffff:").partition("%")[0], port)
 
 
-def reason_of(error: OSError) -> str:
+def reason_of(error: OSError | UnicodeError) -> str:
     """Return what went wrong in a few words, for an operator to read."""
+    if isinstance(error, UnicodeError):
+        return "not a host name"
     number = error.errno or 0
     # Resolver errors are negative, and asyncio's report on several addresses has no number.
     return os.strerror(number).lower() if number > 0 else error.strerror or str(error)

@@ -127,6 +127,13 @@ def test_what_a_socks_proxy_refuses_with_is_said(url: str, answers: list[bytes],
         dialogue.send(answers[-1])
 
 
+def test_a_name_that_socks_cannot_carry_is_said() -> None:
+    dialogue = Proxy.parse("socks5://proxy").dialogue(Address("x" * 64 + ".test", 443))
+    next(dialogue)
+    with pytest.raises(DialFailed, match="not a host name"):
+        dialogue.send(b"\x05\x00")
+
+
 async def through(answer: bytes, timeout: float = 5) -> tuple[socket.socket, socket.socket]:
     """Connect through a proxy that says `answer` at once; return both ends of the socket."""
     listener = TcpListener(Address("127.0.0.1", 0))

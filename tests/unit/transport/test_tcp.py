@@ -3,9 +3,10 @@
 import asyncio
 import errno
 import resource
+import select
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.unit.transport.loops import on_both_loops, run_on
 from tunnel.errors import ConnectionLost, DialFailed, StreamReset
 from tunnel.stream import Address
 from tunnel.transport import tcp
+from tunnel.transport.resets import reset_watch
 from tunnel.transport.tcp import TcpListener, TcpStream, connect, wrap
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -112,6 +114,55 @@ def test_a_peer_that_stalls_and_dies_is_noticed(loop: str) -> None:
 
 
 @on_both_loops
+def test_a_reset_is_noticed_though_nobody_reads(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        assert not stream._inbox.is_cut
+        plain.sendall(b"x")
+        await until(lambda: bool(stream._inbox.size))  # reading is paused now
+        reset_watch().sweep()
+        await stream.send(b"still here")
+        plain.close()  # unread bytes make it an RST
+        await until(lambda: is_reset(stream))
+        reset_watch().sweep()
+        with pytest.raises(StreamReset):
+            await stream.receive()
+        assert not reset_watch()._lost
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_peer_that_has_finished_is_no_reset(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        plain.sendall(b"x")
+        await until(lambda: bool(stream._inbox.size))
+        plain.shutdown(socket.SHUT_WR)
+        await stream.finish()
+        assert await read(plain) == b""
+        plain.close()
+        reset_watch().sweep()
+        assert [await stream.receive(), await stream.receive()] == [b"x", b""]
+        stream.abort()
+        assert not reset_watch()._lost
+
+    run_on(loop, body())
+
+
+def is_reset(stream: TcpStream) -> bool:
+    poll = select.poll()
+    poll.register(stream._descriptor, 0)
+    return bool(poll.poll(0))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until the condition holds."""
+    while not condition():  # noqa: ASYNC110 - what is looked at has no event
+        await asyncio.sleep(0)
+
+
+@on_both_loops
 def test_an_idle_stream_holds_no_buffer(loop: str) -> None:
     async def body() -> None:
         stream, plain = await joined()
@@ -178,6 +229,36 @@ def test_a_target_that_does_not_answer_is_given_up(loop: str) -> None:
             address = Address(*full.getsockname())
             with socket.create_connection(address), pytest.raises(DialFailed, match=r"0\.05 s"):
                 await connect(address, timeout=0.05)
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_every_address_of_a_name_is_tried_though_one_never_answers(loop: str) -> None:
+    async def body() -> None:
+        listener, full = TcpListener(LOOPBACK), TcpListener(LOOPBACK, backlog=0)
+        waiting = socket.create_connection(full.address)
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            names = [closed.getsockname(), full.address, listener.address]
+            entries = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", name) for name in names]
+            sock = await tcp._connect_any(entries, share=0.1)
+            assert sock.getpeername() == listener.address
+        listener.close()
+        full.close()
+        for each in (sock, waiting):
+            each.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+def test_a_name_that_is_none_is_a_failed_dial(loop: str) -> None:
+    async def body() -> None:
+        address = Address("x" * 64 + ".test", 443)
+        for attempt in (connect(address, 1), tcp.connect_socket(address, 1)):
+            with pytest.raises(DialFailed, match="not a host name"):
+                await attempt
 
     run_on(loop, body())
 
