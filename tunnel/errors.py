@@ -57,7 +57,7 @@ class RemoteProtocolError(TunnelError):
     """The peer's program sent what the protocol does not allow; answered with code `protocol`."""
 
 
-class Refused(TunnelError):  # noqa: N818 - reads as the claim it is
+class Refused(TunnelError):
     """Policy said no, with a code and, where known, the seconds after which to ask again."""
 
     def __init__(self, code: Code, message: str = "", retry_after: float | None = None) -> None:
@@ -67,11 +67,11 @@ class Refused(TunnelError):  # noqa: N818 - reads as the claim it is
         super().__init__(f"{code.word}: {message}" if message else code.word)
 
 
-class DialFailed(TunnelError):  # noqa: N818
+class DialFailed(TunnelError):
     """No connection to the address could be made."""
 
 
-class ConnectionLost(TunnelError):  # noqa: N818
+class ConnectionLost(TunnelError):
     """An established connection ended; `code` says what the far end gave as reason, if it did."""
 
     def __init__(self, message: str = "connection lost", code: Code = Code.ABORTED) -> None:
@@ -79,7 +79,7 @@ class ConnectionLost(TunnelError):  # noqa: N818
         super().__init__(message)
 
 
-class StreamReset(TunnelError):  # noqa: N818
+class StreamReset(TunnelError):
     """A stream was cut, by its far end or because its connection died."""
 
     def __init__(self, code: Code = Code.ABORTED) -> None:
@@ -87,5 +87,5 @@ class StreamReset(TunnelError):  # noqa: N818
         super().__init__(code.word)
 
 
-class ListenFailed(TunnelError):  # noqa: N818
+class ListenFailed(TunnelError):
     """An address could not be listened on, at start."""

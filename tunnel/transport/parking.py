@@ -22,9 +22,8 @@ class ParkingBudget:
 
     total: int
     used: int = 0
-    _queue: dict[int, ParkedStream] = field(
-        default_factory=dict, repr=False
-    )  # longest stalled first
+    # Longest stalled first; kept by the lots.
+    queue: dict[int, ParkedStream] = field(default_factory=dict, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -34,9 +33,8 @@ class ParkingLot:
     limit: int
     budget: ParkingBudget
     used: int = 0
-    _queue: dict[int, ParkedStream] = field(
-        default_factory=dict, repr=False
-    )  # longest stalled first
+    # Longest stalled first.
+    _queue: dict[int, ParkedStream] = field(default_factory=dict, repr=False)
 
     def enter(self, cut: Callable[[], None]) -> ParkedStream:
         """Return the entry of a new stream; `cut` must abort it and have `leave` called."""
@@ -46,12 +44,12 @@ class ParkingLot:
         """Count `size` more bytes waiting for `stream`'s reader; may cut stalled streams."""
         if not stream.size:
             self._queue[id(stream)] = stream
-            self.budget._queue[id(stream)] = stream  # noqa: SLF001 - two halves of one account
+            self.budget.queue[id(stream)] = stream
         self._count(stream, size)
         while self.used > self.limit and self._queue:
             self._cut(next(iter(self._queue.values())))
-        while self.budget.used > self.budget.total and self.budget._queue:  # noqa: SLF001
-            self._cut(next(iter(self.budget._queue.values())))  # noqa: SLF001
+        while self.budget.used > self.budget.total and self.budget.queue:
+            self._cut(next(iter(self.budget.queue.values())))
 
     def fetch(self, stream: ParkedStream, size: int) -> None:
         """Count `size` bytes that the reader took: the stream has stalled least long now."""
@@ -59,7 +57,7 @@ class ParkingLot:
         self._count(stream, -size)
         if stream.size:
             self._queue[id(stream)] = stream
-            self.budget._queue[id(stream)] = stream  # noqa: SLF001
+            self.budget.queue[id(stream)] = stream
 
     def leave(self, stream: ParkedStream) -> None:
         """Forget the stream and what it holds; a second call does nothing."""
@@ -74,7 +72,7 @@ class ParkingLot:
 
     def _forget(self, stream: ParkedStream) -> None:
         self._queue.pop(id(stream), None)
-        self.budget._queue.pop(id(stream), None)  # noqa: SLF001
+        self.budget.queue.pop(id(stream), None)
 
     @staticmethod
     def _cut(stream: ParkedStream) -> None:
