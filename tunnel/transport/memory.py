@@ -16,9 +16,10 @@ BINDING = Binding("memory", bytes(32))
 class MemoryStream:
     """One end of a stream; what is sent lies at the other end until it is fetched there."""
 
-    def __init__(self, connection: "MemoryConnection") -> None:
+    def __init__(self, connection: "MemoryConnection", *, is_control: bool = False) -> None:
         self._connection = connection
         self._inbox = Inbox()
+        self._is_control = is_control
         self._parked = connection.lot.enter(lambda: self.abort(Code.BUSY))
         self._unread = 0  # bytes handed out by the last `receive`
         self._room: asyncio.Future[None] | None = None
@@ -30,7 +31,8 @@ class MemoryStream:
         self.far.wake()
         data = await self._inbox.get()
         self._unread = len(data)
-        self._connection.lot.fetch(self._parked, len(data))
+        if self._parked.size:
+            self._connection.lot.fetch(self._parked, len(data))
         return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -64,7 +66,8 @@ class MemoryStream:
             return
         if data:
             self._inbox.put(data)
-            self._connection.lot.park(self._parked, len(data))
+            if not self._is_control:  # whose end would end all
+                self._connection.lot.park(self._parked, len(data))
         else:
             self._inbox.end()
 
@@ -101,6 +104,7 @@ class MemoryConnection:
         self.binding = BINDING
         self.peer = Address("memory", 0)
         self.last_heard = 0.0
+        self._is_new = True  # its first stream is the control stream
         self.lot = ParkingLot(options.flow.parked_max, options.budget)
         self.far: MemoryConnection = self
         self._streams: set[MemoryStream] = set()
@@ -114,7 +118,8 @@ class MemoryConnection:
 
     async def open_stream(self) -> Stream:
         await self._places.take()
-        near, far = MemoryStream(self), MemoryStream(self.far)
+        near, far = (MemoryStream(end, is_control=self._is_new) for end in (self, self.far))
+        self._is_new = False
         near.far, far.far = far, near
         self._streams.add(near)
         self.far.arrive(far)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from tunnel.errors import Code, LocalProtocolError
 from tunnel.stream import Stream
-from tunnel.transport.http2.sending import Outbox, Sender
+from tunnel.transport.http2.sending import CONTROL_ID, Outbox, Sender
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.parking import ParkingLot
 from tunnel.transport.window import ReceiveWindow
@@ -46,7 +46,8 @@ class Http2Stream:
         self._return_credit()
         data = await self._inbox.get()
         self._unread = len(data)
-        self._carrier.lot.fetch(self._parked, len(data))
+        if self._parked.size:
+            self._carrier.lot.fetch(self._parked, len(data))
         return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -78,7 +79,8 @@ class Http2Stream:
         if data and not self._inbox.is_cut:
             self._window.receive(len(data))
             self._inbox.put(data)
-            self._carrier.lot.park(self._parked, len(data))
+            if self.outbox.stream_id != CONTROL_ID:  # whose end would end all
+                self._carrier.lot.park(self._parked, len(data))
 
     def end_arriving(self) -> None:
         """Note that the peer has finished."""

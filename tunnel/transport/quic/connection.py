@@ -131,7 +131,7 @@ class TunnelConnection:
         self._lost.set_result(lost)
         self._driver.stop()
         for stream in list(self._streams.values()):
-            stream.end_cut(lost.code)
+            stream.end_cut(Code.ABORTED)
         self._streams.clear()
         self._arrived.close(lost)
         self._places.close(lost)
