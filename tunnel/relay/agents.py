@@ -27,7 +27,7 @@ from tunnel.relay.farewell import Farewell
 from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
 from tunnel.relay.registry import Claimant, Registry
-from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel
+from tunnel.relay.sessions import Kinds, Link, RelayChannel
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.settings.values import RelaySettings
@@ -40,7 +40,7 @@ from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 
-FEATURES = ("replica",)
+REPLICA = "replica"  # the feature of instances that serve a name side by side
 CONNECTIONS_PER_ADDRESS = 4096  # a whole fleet may sit behind one address
 UNREGISTERED_FACTOR = 10  # times `half_open`: how many may be registering at once
 UNREGISTERED_PER_ADDRESS_FACTOR = 4  # the same for one address: a fleet may come back at once
@@ -92,7 +92,10 @@ class Agents:
         try:
             with self._registering(address_of(sock.getpeername())):
                 connection = await accept_socket(sock, self._doors.slot, self._doors.options)
-        except (Refused, OSError):
+        except OSError as error:  # a reset may come at any time
+            sock.close()
+            raise ConnectionLost("reset before registration") from error
+        except Refused:
             sock.close()
             raise
         await self.serve(connection)
@@ -146,7 +149,7 @@ class Agents:
             refusal = _as_refusal(error)
             is_news = self._told.is_new((address_key(connection.peer.host), refusal.code))
             tell = bound.warning if is_news else bound.debug
-            tell("refused a client", code=refusal.code.word, reason=refusal.message)
+            tell("refused a client", code=refusal.code.word, cause=refusal.message)
             if channel is None:
                 connection.close(refusal.code, refusal.message)
             else:
@@ -155,12 +158,12 @@ class Agents:
                     retry_after = min(retry_after, RETRY_AFTER_LIMIT)
                 await part(connection, channel, refusal.code, refusal.message, retry_after)
         except ConnectionLost as loss:
-            bound.debug("lost before registration", reason=loss)
+            bound.debug("lost before registration", cause=loss)
             _close_after(connection, loss)
         return None
 
     def _registration(self, connection: Connection) -> RelayRegistration:
-        hello = Hello(VERSIONS, secrets.token_bytes(32), self._settings.name[:64], FEATURES)
+        hello = Hello(VERSIONS, secrets.token_bytes(32), self._settings.name[:64], (REPLICA,))
         binding = connection.binding
         return RelayRegistration(hello, binding.transport, binding.leaf_hash, authenticate)
 
@@ -174,7 +177,7 @@ class Agents:
         decision = await self._admission.decide(claim, connection.peer)
         if self._is_draining:
             raise Refused(Code.DRAINING, "the relay is going away", RETRY_AFTER_DRAIN)
-        is_replica = "replica" in claim.features
+        is_replica = REPLICA in claim.features
         claimant = Claimant(claim.fingerprint, claim.instance, is_replica, connection, channel)
         link = self._registry.join(claimant, decision)
         try:
@@ -221,21 +224,19 @@ class Agents:
                 lambda: keep_alive(link.connection, link.channel, interval, judge),
             )
         except RemoteProtocolError as error:
-            bound.warning("peer broke the protocol", reason=error)
+            bound.warning("peer broke the protocol", cause=error)
             self._registry.leave(link)
             await part(link.connection, link.channel, Code.PROTOCOL, str(error))
         except ConnectionLost as loss:
-            bound.info("connection ended", reason=loss, code=loss.code.word)
+            bound.info("connection ended", cause=loss, code=loss.code.word)
             _close_after(link.connection, loss)
         finally:
             self._registry.leave(link)
 
     def _judge(self, link: Link, action: Action, bound: Log) -> None:
-        if action is Action.SUSPECT and link.state is LinkState.READY:
-            link.state = LinkState.SUSPECT
+        if action is Action.SUSPECT and self._registry.suspect(link):
             bound.info("no answer to a ping: out of rotation")
-        elif action is Action.RESTORE:
-            self._registry.resume(link)
+        elif action is Action.RESTORE and self._registry.resume(link):
             bound.info("answers again: back in rotation")
 
     async def _answer(self, link: Link, bound: Log) -> None:
@@ -266,7 +267,7 @@ class Agents:
     def drain(self) -> None:
         """Ask every client to leave, and let nobody register any more."""
         self._is_draining = True
-        self._farewell.drain(self._registry.links, RETRY_AFTER_DRAIN)
+        self._farewell.drain(self._registry.drain(), RETRY_AFTER_DRAIN)
 
     async def part_from_all(self) -> None:
         """Say goodbye to every client that is left and close its connection."""

@@ -5,15 +5,14 @@ from collections.abc import Iterable
 
 from tunnel.errors import Code, TunnelError
 from tunnel.log import get_log
+from tunnel.protocol.backoff import DISPLACED_INTERVAL
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.messages import Drain, Serving
-from tunnel.relay.sessions import Link, LinkState, Session
+from tunnel.relay.sessions import Link, Session
 from tunnel.runtime.control import part
 from tunnel.runtime.supervision import Crowd
 
 log = get_log(__name__)
-
-SUPERSEDED_RETRY = 60.0  # seconds that an instance stays away once another has taken over
 
 
 class Farewell:
@@ -29,19 +28,19 @@ class Farewell:
             cut()
         for link in loser.links:
             names = tuple(loser.granted)
-            self._crowd.start(self._drain(link, Code.SUPERSEDED, SUPERSEDED_RETRY, names))
+            self._crowd.start(self._drain(link, Code.SUPERSEDED, DISPLACED_INTERVAL, names))
 
     def drain(self, links: Iterable[Link], retry_after: float) -> None:
-        """Ask clients to leave; no new stream goes over these links."""
+        """Ask clients to leave: come back in `retry_after` seconds."""
         for link in links:
-            link.state = LinkState.DRAINING
             self._crowd.start(self._drain(link, Code.DRAINING, retry_after))
 
     async def part_from(self, links: Iterable[Link]) -> None:
         """Say goodbye on every link and close its connection."""
         async with asyncio.TaskGroup() as group:
             for link in links:
-                group.create_task(part(link.connection, link.channel, Code.DRAINING))
+                farewell = part(link.connection, link.channel, Code.DRAINING)
+                group.create_task(farewell, name=f"part {link!r}")
 
     async def _drain(
         self, link: Link, code: Code, retry_after: float, lost_names: Iterable[str] = ()
@@ -51,10 +50,11 @@ class Farewell:
         try:
             async with asyncio.timeout(self._drain_timeout):
                 for name in lost_names:
-                    await link.channel.send(Serving(name, False, False, reason))  # noqa: FBT003 - a message's fields
+                    lost = Serving(name, visitors=False, challenge=False, reason=reason)
+                    await link.channel.send(lost)
                 await link.channel.send(Drain(self._drain_timeout, retry_after))
                 await link.connection.wait_closed()
         except TimeoutError:
             await part(link.connection, link.channel, code, retry_after=retry_after)
         except TunnelError as error:
-            log.debug("lost while draining", reason=error)
+            log.debug("lost while draining", cause=error)

@@ -59,11 +59,11 @@ class Front:
                     return
                 hello = peeker.consume(guest.hello.size)
             except HelloRefused as refusal:
-                log.debug("refused a visitor", reason=refusal)
+                log.debug("refused a visitor", cause=refusal)
                 await turn_away(await wrap(sock), refusal.answer)
                 return
             except (OSError, ConnectionLost, RemoteProtocolError, Refused) as error:
-                log.debug("no visitor came of a connection", reason=repr(error))
+                log.debug("no visitor came of a connection", cause=error)
                 sock.close()
                 return
             except BaseException:
@@ -81,7 +81,7 @@ class Front:
             else:
                 await self._routing.forward(visitor, hello, self._header(guest))
         except Refused as refusal:
-            log.debug("visitor not served", name=guest.hello.server_name, reason=refusal)
+            log.debug("visitor not served", name=guest.hello.server_name, cause=refusal)
             answer = alert_for(refusal.code)
             if answer is not None:
                 await turn_away(visitor, answer)

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tunnel.errors import Code, Refused
-from tunnel.log import get_log
+from tunnel.log import clipped, get_log
 from tunnel.tls.files import write_private
 
 log = get_log(__name__)
 
 KEYS_KEPT = 100_000
 RECENT_DAYS = 30
-_RETRY_SECONDS = 600.0
+FULL_RETRY_INTERVAL = 600.0  # seconds; a place comes free when a day ends
 
 
 def today() -> int:
@@ -59,7 +59,7 @@ class KnownKeys:
             return
         oldest, (_, seen) = next(iter(self._keys.items()))
         if self._day() - seen < RECENT_DAYS:
-            raise Refused(Code.BUSY, "too many new keys of late", _RETRY_SECONDS)
+            raise Refused(Code.BUSY, "too many new keys of late", FULL_RETRY_INTERVAL)
         del self._keys[oldest]
 
     def _append(self, client_id: str, fingerprint: str, day: int) -> None:
@@ -67,7 +67,7 @@ class KnownKeys:
             with self._path.open("a", encoding="ascii") as journal:
                 journal.write(f"{client_id} {fingerprint} {day}\n")
         except OSError as fault:  # the memory of this process still holds it
-            log.error("known key not written", path=self._path, fault=fault)
+            log.error("known key not written", file=self._path, cause=fault)
 
     def _load(self) -> None:
         try:
@@ -84,7 +84,7 @@ class KnownKeys:
     def _read_line(self, line: str) -> None:
         words = line.split()
         if len(words) != 3 or not words[2].isdecimal():  # a write cut short by a crash
-            log.warning("line of known keys not understood", path=self._path, line=line[:100])
+            log.warning("known key not understood", file=self._path, line=clipped(line))
             return
         self._keys.pop(words[0], None)
         self._keys[words[0]] = (words[1], int(words[2]))

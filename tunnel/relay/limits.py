@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
@@ -45,21 +45,28 @@ class ClientUse:
     bucket: TokenBucket | None = None
     _free: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
-    @contextmanager
-    def stream_place(self) -> Iterator[None]:
-        """Hold a place taken by `wait_for_place`."""
+    @asynccontextmanager
+    async def stream_place(self, timeout: float) -> AsyncIterator[None]:
+        """Hold one of the places for streams, waiting at most `timeout` seconds for it.
+
+        Raises Refused(BUSY) if none came free.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wait_for_place()
+        except TimeoutError:
+            raise Refused(Code.BUSY, "the client has no place for one more stream") from None
+        self.streams += 1  # nobody else has run since it was seen free
         try:
             yield
         finally:
             self.streams -= 1
             self._free.set()
 
-    async def wait_for_place(self) -> None:
-        """Take one of the places for streams, waiting while there is none. Cancel-safe."""
+    async def _wait_for_place(self) -> None:
         while self.streams >= self.limits.streams:
             self._free.clear()
             await self._free.wait()
-        self.streams += 1
 
 
 def client_bucket(limits: ClientLimits, now: float) -> TokenBucket | None:

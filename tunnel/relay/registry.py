@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from tunnel.errors import Code, Refused
+from tunnel.protocol.backoff import DISPLACED_INTERVAL
 from tunnel.relay.admission import Decision
 from tunnel.relay.limits import ClientUse, client_bucket
 from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
@@ -15,6 +16,7 @@ from tunnel.stream import Connection
 RECENT_SECONDS = 600.0  # a name that was registered this lately is worth waiting for
 RECENT_NAMES_KEPT = 20_000
 PREDECESSORS_KEPT = 64  # superseded instances of one key that may not return
+FULL_RETRY_INTERVAL = 30.0  # seconds after which somebody may have made room
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Registry:
         """Make the connection a link of its session; raises Refused(NAME_TAKEN | BUSY)."""
         key = (claimant.fingerprint, claimant.instance)
         if key in self._successors:
-            raise Refused(Code.NAME_TAKEN, "a newer instance of this key is serving", 60.0)
+            message = "a newer instance of this key is serving"
+            raise Refused(Code.NAME_TAKEN, message, DISPLACED_INTERVAL)
         use = self._uses.get(claimant.fingerprint)
         if use is None:
             limits = decision.limits
@@ -90,9 +93,11 @@ class Registry:
 
     def _check_caps(self, use: ClientUse) -> None:
         if self.connections >= self._connections_max:
-            raise Refused(Code.BUSY, "the relay has no room for more connections", 30.0)
+            message = "the relay has no room for more connections"
+            raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
         if use.connections >= use.limits.connections:
-            raise Refused(Code.BUSY, f"{use.connections} connections with this key already", 30.0)
+            message = f"{use.connections} connections with this key already"
+            raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
 
     def leave(self, link: Link) -> None:
         """Forget the link, and its session with the last one; a second call does nothing."""
@@ -237,12 +242,31 @@ class Registry:
             if not waiting and self._waiting.get(name) is waiting:
                 del self._waiting[name]
 
-    def resume(self, link: Link) -> None:
-        """Put a suspect link back into rotation."""
-        if link.state is LinkState.SUSPECT:
-            link.state = LinkState.READY
-            for name in link.serving:
-                self._wake(name)
+    def suspect(self, link: Link) -> bool:
+        """Take a link out of rotation until `resume`; say whether it was in."""
+        if link.state is not LinkState.READY:
+            return False
+        link.state = LinkState.SUSPECT
+        return True
+
+    def resume(self, link: Link) -> bool:
+        """Put a suspect link back into rotation; say whether it was one."""
+        if link.state is not LinkState.SUSPECT:
+            return False
+        link.state = LinkState.READY
+        for name in link.serving:
+            self._wake(name)
+        return True
+
+    def drain(self) -> list[Link]:
+        """Take every link out of rotation for good; return those whose clients do not know it yet.
+
+        What was superseded is draining already, and must not serve again.
+        """
+        links = [each for each in self.links if each.state is not LinkState.SUPERSEDED]
+        for link in links:
+            link.state = LinkState.DRAINING
+        return links
 
     def _wake(self, name: str) -> None:
         for future in self._waiting.pop(name, ()):

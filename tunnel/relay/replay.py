@@ -39,6 +39,10 @@ class ReplayableVisitor:
         self.last_active = clock()
         self.is_replayable = True
 
+    def __repr__(self) -> str:
+        state = "may begin anew" if self.is_replayable else "is under way"
+        return f"<ReplayableVisitor {state} {self._visitor!r}>"
+
     def rewind(self) -> None:
         """Begin anew: the next `receive` returns all that the visitor has said so far."""
         self._failure = None

@@ -46,8 +46,7 @@ class Routing:
         has ended or was cut.
         """
         use = (await self._find(header)).session.use
-        await self._take_place(use)
-        with use.stream_place():
+        async with use.stream_place(self._timeouts.open_stream):
             replay = ReplayableVisitor(visitor, hello, asyncio.get_running_loop().time)
             await self._try_links(replay, header)
 
@@ -61,7 +60,7 @@ class Routing:
             if outcome is None or not replay.is_replayable:
                 return
             failure = outcome
-            log.debug("stream not answered", id=header.id, reason=failure.code.word)
+            log.debug("stream not answered", id=header.id, code=failure.code.word)
             tried.add(link)
             replay.rewind()
         raise Refused(failure.code)
@@ -94,13 +93,6 @@ class Routing:
     def _is_worth_holding(self, name: str) -> bool:
         """Say whether nobody serves the name now, not even who refused, but soon may."""
         return self._registry.route(name) is None and self._registry.is_expected(name)
-
-    async def _take_place(self, use: ClientUse) -> None:
-        try:
-            async with asyncio.timeout(self._timeouts.open_stream):
-                await use.wait_for_place()
-        except TimeoutError:
-            raise Refused(Code.BUSY, "the client has no place for one more stream") from None
 
     async def _attempt(
         self, replay: ReplayableVisitor, link: Link, header: StreamHeader

@@ -40,15 +40,15 @@ _WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One listening socket and the settings it came from."""
+    """One address that is listened on, and the settings it came from."""
 
     settings: ListenerSettings
-    socket: TcpListener | Listener
+    listener: TcpListener | Listener
 
     @property
     def address(self) -> Address:
         """The address really bound."""
-        return self.socket.address
+        return self.listener.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,9 @@ class Relay:
         except BaseException:
             await _close(bound)
             raise
-        if not bound:
-            raise ListenFailed("no address could be listened on")
+        if all(each.settings.kind == "public" for each in bound):
+            await _close(bound)
+            raise ListenFailed("no address for clients could be listened on")
         return bound
 
     async def _bind(self, listener: ListenerSettings, address: Address) -> list[Bound]:
@@ -149,11 +150,10 @@ class Relay:
     @staticmethod
     def _accept(bound: Bound, agents: Agents, front: Front) -> Work:
         """Return what accepts for ever from one socket."""
-        if isinstance(bound.socket, TcpListener):
-            listener = bound.socket
+        listener = bound.listener
+        if isinstance(listener, TcpListener):
             return lambda: front.accept_from(listener, bound.settings)
-        datagrams = bound.socket
-        return lambda: agents.accept_from(datagrams)
+        return lambda: agents.accept_from(listener)
 
     async def _drain(self, agents: Agents, front: Front) -> None:
         """Let what runs finish, at most `drain_timeout` seconds, and say goodbye to clients."""
@@ -181,7 +181,7 @@ async def _wait(event: asyncio.Event) -> None:
 
 async def _close(bound: list[Bound]) -> None:
     while bound:
-        listener = bound.pop().socket
+        listener = bound.pop().listener
         if isinstance(listener, TcpListener):
             listener.close()
         else:

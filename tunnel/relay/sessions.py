@@ -43,6 +43,10 @@ class Link:
     serving: dict[str, Kinds] = field(default_factory=dict)
     streams: int = 0  # open ones
 
+    def __repr__(self) -> str:
+        peer, transport = self.connection.peer, self.connection.binding.transport
+        return f"<Link {peer} {transport} {self.state.name} {self.streams} streams>"
+
     def serves(self, name: str, *, challenge: bool) -> bool:
         """Say whether a stream of this kind for `name` may be opened here now."""
         kinds = self.serving.get(name)

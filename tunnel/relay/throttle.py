@@ -17,6 +17,9 @@ class ThrottledStream:
         self._stream = stream
         self._bucket = bucket
 
+    def __repr__(self) -> str:
+        return f"<ThrottledStream {self._bucket.rate} B/s {self._stream!r}>"
+
     async def receive(self) -> bytes:
         """Return bytes once the rate allows them. Cancelled while waiting, it loses them."""
         data = await self._stream.receive()

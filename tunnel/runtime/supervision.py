@@ -56,7 +56,7 @@ class Crowd:
             await work
         except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
             if isinstance(error, TunnelError) and not isinstance(error, LocalProtocolError):
-                log.debug("task ended", task=self.name, fault=error)
+                log.debug("task ended", task=self.name, cause=error)
             else:
                 log.error("task failed", task=self.name, exception=error)
 

@@ -60,7 +60,7 @@ class Scene:
         self.far_ends.append(far)
         hello = Hello((1,), bytes(32), "relay", ())
         registration = RelayRegistration(hello, "memory", bytes(32), lambda *_: key)
-        channel: RelayChannel = ControlChannel(MemoryStream(near), registration)
+        channel: RelayChannel = ControlChannel(MemoryStream(near, is_control=True), registration)
         claimant = Claimant(key, instance, is_replica, near, channel)
         return self.registry.join(claimant, Decision({NAME: 443}, limits=self.limits))
 

@@ -67,8 +67,7 @@ def test_a_stream_waits_for_a_place_and_gets_it() -> None:
         use, order = ClientUse(ClientLimits(streams=1)), []
 
         async def visit(name: str) -> None:
-            await use.wait_for_place()
-            with use.stream_place():
+            async with use.stream_place(timeout=5):
                 order.append(name)
                 await asyncio.sleep(0)
                 order.append(name)

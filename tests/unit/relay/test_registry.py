@@ -15,7 +15,6 @@ from tests.unit.relay.scenes import (
 )
 from tunnel.errors import Code, Refused
 from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT, RECENT_SECONDS
-from tunnel.relay.sessions import LinkState
 from tunnel.settings.values import ClientLimits
 
 OLD, NEW = b"1" * 16, b"2" * 16
@@ -57,10 +56,39 @@ async def test_a_suspect_link_is_out_of_rotation_until_it_answers() -> None:
     scene = Scene()
     link = scene.join()
     scene.serve(link)
-    link.state = LinkState.SUSPECT
+    assert scene.registry.suspect(link)
     assert scene.registry.route(NAME) is None
     scene.registry.resume(link)
     assert scene.registry.route(NAME) is link
+
+
+@in_loop
+async def test_a_link_that_drains_stays_out_of_rotation_when_it_answers_again() -> None:
+    scene = Scene()
+    link = scene.join()
+    scene.serve(link)
+    scene.registry.suspect(link)
+    assert scene.registry.drain() == [link]
+    assert not scene.registry.resume(link)
+    assert scene.registry.route(NAME) is None
+
+
+@in_loop
+async def test_a_superseded_link_serves_no_more_while_the_relay_drains() -> None:
+    scene = Scene()
+    old, new = scene.join(OLD), scene.join(NEW)
+    scene.serve(old)
+    scene.serve(new)
+    assert scene.registry.drain() == [new]
+    assert scene.serve(old) is Code.SUPERSEDED
+
+
+@in_loop
+async def test_a_link_shows_whose_it_is_and_how_it_stands() -> None:
+    scene = Scene()
+    link = scene.join()
+    scene.registry.suspect(link)
+    assert repr(link) == f"<Link {link.connection.peer} memory SUSPECT 0 streams>"
 
 
 @in_loop
