@@ -10,7 +10,7 @@ from tunnel.tls.slots import Certificate
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
 
 CONNECTION_ID_BYTES = 8
-DATAGRAM_BYTES = 1350  # UDP payload that every path is expected to carry
+DATAGRAM_BYTES = 1350  # UDP payload that most paths carry: tried once the handshake is over
 IDLE_TIMEOUT = 90.0  # the heartbeat above is the judge; this only clears away what it cannot reach
 
 

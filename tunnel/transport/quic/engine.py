@@ -29,7 +29,7 @@ from tunnel.errors import LocalProtocolError
 from tunnel.transport.options import STREAMS_ADVERTISED
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
 from tunnel.transport.quic.reset import is_reset, reset_token
-from tunnel.transport.quic.writing import WritingConnection
+from tunnel.transport.quic.sizing import SizingConnection
 
 CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
 HIGH_WATER_BYTES = 64 * 1024  # unsent bytes of a stream above which its writer should wait
@@ -48,7 +48,7 @@ class StreamsAllowed(QuicEvent):
     """The peer allows more streams than before."""
 
 
-class Engine(WritingConnection):
+class Engine(SizingConnection):
     """One QUIC connection. Byte counts are of stream payload; times are those handed in as `now`.
 
     `reset_key` is what a listener derives its stateless reset tokens from, `original_id` and
