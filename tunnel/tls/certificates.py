@@ -208,6 +208,10 @@ def _parse_chain(text: bytes) -> tuple[x509.Certificate, ...]:
         chain = tuple(x509.load_pem_x509_certificates(text))
     except ValueError:
         raise ValueError("holds no readable PEM certificate") from None
+    try:
+        chain[0].public_key()
+    except UNREADABLE:
+        raise ValueError("holds a certificate for a key that TLS does not use") from None
     for number, (entry, issuer) in enumerate(pairwise(chain), 1):
         try:
             entry.verify_directly_issued_by(issuer)

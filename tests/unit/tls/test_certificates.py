@@ -152,12 +152,29 @@ def test_a_chain_may_be_open_to_others(tmp_path: Path) -> None:
     load_chain(chain, keep(tmp_path / "key.pem", KEY))
 
 
+ODD_CURVE = b"""
+-----BEGIN CERTIFICATE-----
+MIIBITCB7KADAgECAhQHWR3koGvPWjjdPpfWeCOIGUzTeTAKBggqhkjOPQQDAjAM
+MQowCAYDVQQDDAFhMB4XDTI2MTEyMjE5MTc1MloXDTI2MTEyNTE5MTc1MlowDDEK
+MAgGA1UEAwwBYTAyMBAGByqGSM49AgEGBSuBBAAGAx4ABDT51HAfMOaGM0LeqYEY
+tBufEmnAEOXX+1EE3A+jUzBRMB0GA1UdDgQWBBSG1vHfhEP/XEr6SBmjqITYN2hI
+LDAfBgNVHSMEGDAWgBSG1vHfhEP/XEr6SBmjqITYN2hILDAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCAyQAMCECDnELLjWGStm4g1zB280bAg8Auz+ZABuPS/IA
+ohIIHww=
+-----END CERTIFICATE-----
+"""  # on secp112r1, which nobody takes any more
 NO_CHAIN = "holds no readable PEM certificate"
 BAD_FILES = {
     "empty chain": (b"", KEY, "chain.pem", NO_CHAIN),
     "garbage chain": (b"\xff\x00", KEY, "chain.pem", NO_CHAIN),
     "cut chain": (LEAF[:-60], KEY, "chain.pem", NO_CHAIN),
     "damaged chain": (LEAF[:100] + b"AAAA" + LEAF[104:], KEY, "chain.pem", NO_CHAIN),
+    "odd chain": (
+        ODD_CURVE,
+        KEY,
+        "chain.pem",
+        "holds a certificate for a key that TLS does not use",
+    ),
     "key as chain": (KEY, KEY, "chain.pem", NO_CHAIN),
     "wrong order": (
         ISSUER + LEAF,
