@@ -5,6 +5,7 @@ Nothing here knows a socket, a certificate or a wire format.
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -120,12 +121,22 @@ class Listener(Protocol):
         """Stop accepting; connections accepted before live on."""
 
 
-async def pump(source: Stream, sink: Stream) -> None:
-    """Copy from `source` to `sink` until `source` finishes, then finish `sink`.
+async def send_last(
+    stream: Stream, data: bytes, *, linger_timeout: float, dropped_bytes: int
+) -> None:
+    """Send the last bytes, finish, and let the far end read them and go; the caller aborts then.
 
-    A cut of either one cuts the other, with the same code. Raises StreamReset then.
+    What the far end has still in flight is read and dropped, up to `dropped_bytes`: closing a
+    socket with unread bytes makes the kernel send RST, and an RST overtakes the answer (RFC 9112
+    §9.6). All of it takes `linger_timeout` seconds at most. Raises StreamReset.
     """
-    await _copy(source, sink, _Linger((source, sink), None))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(linger_timeout):
+            await stream.send(data)
+            await stream.finish()
+            dropped = 0
+            while dropped < dropped_bytes and (unread := await stream.receive()):
+                dropped += len(unread)
 
 
 async def splice(near: Stream, far: Stream, linger_timeout: float | None = None) -> None:

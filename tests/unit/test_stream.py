@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from tunnel.errors import Code, StreamReset
-from tunnel.stream import Stream, pump, splice
+from tunnel.stream import Stream, splice
 from tunnel.transport.memory import memory_pair
 
 
@@ -165,17 +165,6 @@ def test_a_pair_that_can_be_joined_below_is_not_copied() -> None:
         joined.set_result(None)
         await splice(Joinable(near, joined), far)
         assert await reset_of(far.receive()) is Code.ABORTED
-
-    asyncio.run(body(), debug=True)
-
-
-def test_pumping_ends_with_the_finish_of_the_source() -> None:
-    async def body() -> None:
-        visitor, near, far, service = await two_pairs()
-        await visitor.send(b"one way")
-        await visitor.finish()
-        await pump(near, far)
-        assert await receive_all(service) == b"one way"
 
     asyncio.run(body(), debug=True)
 

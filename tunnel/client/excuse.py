@@ -1,14 +1,11 @@
 """The page that an HTTP/1.1 visitor gets when the service behind the tunnel does not answer.
 
-A whole response, sent after the request's head was read and lingering until the visitor has gone:
-closing with unread bytes would reset the connection and lose the page (RFC 9112 §9.6).
+A whole response, sent once the request's head was read.
 """
 
 import asyncio
-from contextlib import suppress
 
-from tunnel.errors import StreamReset
-from tunnel.stream import Stream
+from tunnel.stream import Stream, send_last
 
 HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT = 5.0  # seconds
@@ -40,13 +37,9 @@ async def answer_in_place_of_target(visitor: Stream) -> None:
     The caller aborts the stream afterwards. Raises StreamReset if the visitor has gone.
     """
     method = await _read_method(visitor)
-    if method is None:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PARTING_TIMEOUT):
-            await visitor.send(_HEAD if method == b"HEAD" else _HEAD + _BODY)
-            await visitor.finish()
-            await _drop_rest(visitor)
+    if method is not None:
+        page = _HEAD if method == b"HEAD" else _HEAD + _BODY
+        await send_last(visitor, page, linger_timeout=PARTING_TIMEOUT, dropped_bytes=PARTING_BYTES)
 
 
 async def _read_method(visitor: Stream) -> bytes | None:
@@ -73,10 +66,3 @@ def _may_be_http(head: bytes) -> bool:
     if not end:
         return True
     return bool(space) and rest.rpartition(b" ")[2].startswith(b"HTTP/1.")
-
-
-async def _drop_rest(visitor: Stream) -> None:
-    dropped = 0
-    with suppress(StreamReset):
-        while dropped < PARTING_BYTES and (data := await visitor.receive()):
-            dropped += len(data)

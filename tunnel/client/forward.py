@@ -99,9 +99,11 @@ class Forwarder:
 
 async def _excuse(near: Stream | TlsStream) -> None:
     """Tell a visitor whose service is down; what cannot be told in HTTP/1.1 is a cut."""
-    if isinstance(near, TlsStream) and near.alpn in (None, "http/1.1"):
-        await answer_in_place_of_target(near)
-    near.abort(Code.TARGET_DOWN)
+    try:
+        if isinstance(near, TlsStream) and near.alpn in (None, "http/1.1"):
+            await answer_in_place_of_target(near)
+    finally:
+        near.abort(Code.TARGET_DOWN)
 
 
 async def read_header(stream: Stream) -> tuple[StreamHeader, bytes]:

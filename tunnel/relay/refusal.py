@@ -1,13 +1,13 @@
 """Sending a visitor away so that the answer really reaches it."""
 
-import asyncio
+from contextlib import suppress
 
 from tunnel.errors import Code, StreamReset
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, alert
-from tunnel.stream import Stream
+from tunnel.stream import Stream, send_last
 
 INTERNAL_ERROR_ALERT = alert(80)  # RFC 8446 §6.2
-_LINGER_TIMEOUT = 1.0
+_LINGER_TIMEOUT = 1.0  # seconds
 _DROPPED_BYTES = 64 * 1024
 
 _ALERTS = {
@@ -25,19 +25,11 @@ def alert_for(code: Code) -> bytes | None:
 
 
 async def turn_away(visitor: Stream, answer: bytes) -> None:
-    """Send `answer`, wait a moment for the visitor to close, close.
-
-    What the visitor has still in flight is read and dropped: closing a socket with unread bytes
-    makes the kernel send RST, and an RST overtakes the answer.
-    """
+    """Send `answer`, wait a moment for the visitor to close, close."""
     try:
-        async with asyncio.timeout(_LINGER_TIMEOUT):
-            await visitor.send(answer)
-            await visitor.finish()
-            dropped = 0
-            while dropped < _DROPPED_BYTES and (data := await visitor.receive()):
-                dropped += len(data)
-    except (TimeoutError, StreamReset):
-        pass  # it did not wait for the answer, or waits for more
+        with suppress(StreamReset):  # it did not wait for the answer
+            await send_last(
+                visitor, answer, linger_timeout=_LINGER_TIMEOUT, dropped_bytes=_DROPPED_BYTES
+            )
     finally:
         visitor.abort()
