@@ -19,7 +19,7 @@ from tunnel.protocol.messages import (
     decode_header,
 )
 from tunnel.protocol.names import client_id
-from tunnel.protocol.registration import ClientEvent, ClientRegistration
+from tunnel.protocol.registration import ClientRegistration, FromRelay
 from tunnel.runtime.control import ControlChannel
 from tunnel.stream import Address, Connection, Stream
 from tunnel.tls.contexts import Trust
@@ -27,7 +27,7 @@ from tunnel.tls.identity import Identity, fingerprint
 from tunnel.transport.doors import DIALERS
 from tunnel.transport.options import TransportOptions
 
-ClientChannel = ControlChannel[ClientEvent, Serve | Ping | Pong]
+ClientChannel = ControlChannel[FromRelay, Serve | Ping | Pong]
 T = TypeVar("T")
 
 

@@ -21,6 +21,11 @@ class Ending:
         """Whether the relay has decided so: it would say the same over any transport."""
         return self.code in FIXED_INTERVALS or self.code in RETRY_AFTER_CODES
 
+    @property
+    def closing_code(self) -> Code:
+        """What the relay is told when the connection is closed for this."""
+        return Code.OK if self.code is None else self.code
+
     def __str__(self) -> str:
         word = self.code.word if self.code is not None else ""
         return ": ".join(part for part in (word, self.message) if part)

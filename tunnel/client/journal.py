@@ -61,8 +61,9 @@ class Journal:
             return
         self._failures += 1
         if self._failures % EVERY == 1:
+            tell = self._log.warning if ending.code is Code.PROTOCOL else self._log.info
             fields = {"transport": transport, "failures": self._failures, "retry_in": retry_in}
-            self._log.info("not connected", cause=clipped(str(ending)), **fields)
+            tell("not connected", cause=clipped(str(ending)), **fields)
         self._emit(events.Failed(self._server, self._keypair, str(ending), retry_in))
 
     def refused(self, code: Code, message: str, name: str | None) -> None:

@@ -23,6 +23,7 @@ from tunnel.errors import (
     Code,
     ConnectionLost,
     DialFailed,
+    LocalProtocolError,
     Refused,
     RemoteProtocolError,
     TunnelError,
@@ -41,7 +42,7 @@ from tunnel.protocol.messages import (
     Serving,
     Welcome,
 )
-from tunnel.protocol.registration import ClientEvent, ClientRegistration
+from tunnel.protocol.registration import ClientRegistration, FromRelay
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.settings.values import ServerSettings
@@ -53,7 +54,7 @@ from tunnel.transport.options import TransportOptions
 SOFTWARE = f"tunnel/{__version__}"
 WITHDRAWAL_TIMEOUT = 5.0  # for the relay to confirm that no new visitors come
 
-Channel = ControlChannel[ClientEvent, Serve | Ping | Pong]
+Channel = ControlChannel[FromRelay, Serve | Ping | Pong]
 Resolver = Callable[[Address], Awaitable[list[Address]]]
 
 
@@ -160,6 +161,7 @@ class Link:
         self.lane = lane
         self.welcome: Welcome | None = None
         self.relay = ""  # what the relay calls itself
+        self.refused: dict[str, Reason] = {}  # names that were claimed and not granted
         self.offers = Offers((), random.random)
         self._passage = passage
         self._owner = owner
@@ -188,11 +190,18 @@ class Link:
         self._news.set()
 
     async def run(self) -> Ending:
-        """Dial, register and serve until the end, which is returned."""
+        """Dial, register and serve until the end, which is returned.
+
+        Raises LocalProtocolError, a bug of ours.
+        """
         try:
             await self._register_in_time()
             if self._exchange is not None:
                 await self._use(self._exchange)
+        except LocalProtocolError:
+            if self._exchange is not None:
+                self._exchange.connection.close(Code.INTERNAL)
+            raise
         except TunnelError as error:
             ending = await self._ending(error)
             await self._close(error, ending)
@@ -214,13 +223,13 @@ class Link:
 
     async def _close(self, error: TunnelError, ending: Ending) -> None:
         """Tell the relay why, if it may still be listening."""
-        exchange, code = self._exchange, ending.code
+        exchange = self._exchange
         if exchange is None or exchange.is_over:
             return
         if isinstance(error, Refused | RemoteProtocolError):
             await self._part(exchange, ending)
         else:
-            exchange.connection.close(Code.OK if code is None else code, ending.message)
+            exchange.connection.close(ending.closing_code, ending.message)
 
     async def _use(self, exchange: _Exchange) -> None:
         if self.welcome is None:  # told to leave while registering
@@ -231,8 +240,7 @@ class Link:
 
     @staticmethod
     async def _part(exchange: _Exchange, ending: Ending) -> None:
-        code = Code.OK if ending.code is None else ending.code
-        await part(exchange.connection, exchange.channel, code, ending.message)
+        await part(exchange.connection, exchange.channel, ending.closing_code, ending.message)
 
     async def _register_in_time(self) -> None:
         timeout = self._passage.register_timeout
@@ -279,20 +287,22 @@ class Link:
         return _Exchange(connection, Channel(stream, registration), registration)
 
     @staticmethod
-    def _accept_only(message: ClientEvent) -> ClientEvent:
+    def _accept_only(message: FromRelay) -> FromRelay:
         """Return a message of the registration; raises Refused if it is the relay's no."""
         if isinstance(message, Reject | Bye):
             raise Refused(message.reason.code, message.message, message.retry_after)
         return message
 
     def _welcome(self, welcome: Welcome) -> None:
-        names = [name for name in self._passage.claim.names if name in welcome.granted]
+        claimed, refused = self._passage.claim.names, welcome.refused
+        names = [name for name in claimed if name in welcome.granted]
+        # A relay may say what it likes of names that nobody claimed.
+        self.refused = {name: refused[name] for name in claimed if name in refused}
         if not names:
-            reasons = [reason.code for reason in welcome.refused.values()]
-            code = reasons[0] if reasons else Code.NAME_REFUSED
+            code = next((reason.code for reason in self.refused.values()), Code.NAME_REFUSED)
             raise Refused(code, "the relay grants none of the names")
         now = asyncio.get_running_loop().time()
-        self.offers = Offers(names, random.random, refused=welcome.refused, now=now)
+        self.offers = Offers(names, random.random, refused=self.refused, now=now)
         self.welcome = welcome
 
     async def _stay(self, exchange: _Exchange, welcome: Welcome) -> None:

@@ -131,7 +131,7 @@ class Uplink:
             return
         observed = str(Address(*link.welcome.observed))
         self._journal.connected(link.lane.transport, observed, link.relay)
-        for name, reason in link.welcome.refused.items():
+        for name, reason in link.refused.items():
             self._journal.refused(reason.code, str(reason), name)
         self._course.registered(link.lane, self._now())
         self._apply()

@@ -90,8 +90,9 @@ class Claim:
     features: frozenset[str]  # that both ends have
 
 
-RelayEvent = Claim | Serve | Ping | Pong | Bye
-ClientEvent = Hello | Welcome | Reject | Serving | Ping | Pong | Drain | Bye
+# What either end may hear, once it is decoded and verified.
+FromClient = Claim | Serve | Ping | Pong | Bye
+FromRelay = Hello | Welcome | Reject | Serving | Ping | Pong | Drain | Bye
 
 
 def signed_message(transport: str, leaf_hash: bytes, hello: bytes, body: bytes) -> bytes:
@@ -173,7 +174,7 @@ class RelayRegistration(_ControlStream):
         """Return the frame that opens the exchange."""
         return self._send(self._hello)
 
-    def receive(self, payload: bytes) -> RelayEvent | None:
+    def receive(self, payload: bytes) -> FromClient | None:
         """Advance on a client's frame and return what it means, None if it came too late to matter.
 
         A Claim is returned once its signature was verified. Raises RemoteProtocolError for what
@@ -238,7 +239,7 @@ class ClientRegistration(_ControlStream):
         self.version = 0
         self.features: frozenset[str] = frozenset()
 
-    def receive(self, payload: bytes) -> ClientEvent | None:
+    def receive(self, payload: bytes) -> FromRelay | None:
         """Advance on a relay's frame and return the message, None if it came too late to matter.
 
         Raises RemoteProtocolError for what the protocol does not allow, Refused(VERSION) for a

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tunnel.protocol.messages import Drain, Ping, Pong, Serving, Welcome
-from tunnel.protocol.registration import RelayEvent
+from tunnel.protocol.registration import FromClient
 from tunnel.relay.limits import ClientUse
 from tunnel.runtime.control import ControlChannel
 from tunnel.stream import Connection
 
 RelayMessage = Welcome | Serving | Ping | Pong | Drain
-RelayChannel = ControlChannel[RelayEvent, RelayMessage]
+RelayChannel = ControlChannel[FromClient, RelayMessage]
 
 
 class LinkState(Enum):

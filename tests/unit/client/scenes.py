@@ -27,7 +27,7 @@ from tunnel.protocol.messages import (
     Welcome,
     encode,
 )
-from tunnel.protocol.registration import Claim, RelayEvent, RelayRegistration
+from tunnel.protocol.registration import Claim, FromClient, RelayRegistration
 from tunnel.runtime.control import ControlChannel, part
 from tunnel.runtime.supervision import Crowd
 from tunnel.settings.values import (
@@ -85,7 +85,7 @@ class RelayEnd:
     transport: str
     connection: MemoryConnection
     opened_at: float
-    channel: ControlChannel[RelayEvent, Any] = field(init=False)
+    channel: ControlChannel[FromClient, Any] = field(init=False)
     claim: Claim | None = None
     serving: set[str] = field(default_factory=set)
     bye: Code | None = None
@@ -120,6 +120,7 @@ class FakeRelay:
     dead: set[str] = field(default_factory=set)
     refusal: Refused | None = None  # the answer to every claim
     refused_names: dict[str, Code] = field(default_factory=dict)
+    uninvited: dict[str, Code] = field(default_factory=dict)  # refusals of what nobody claimed
     objections: dict[str, Code] = field(default_factory=dict)  # answers to `serve`
     is_mute: bool = False  # every connection made from now on
     delay: float = 0.0  # of a dial, in seconds
@@ -163,7 +164,7 @@ class FakeRelay:
         except ConnectionLost:
             self.changed.set()
 
-    async def _answer(self, end: RelayEnd, event: RelayEvent) -> None:
+    async def _answer(self, end: RelayEnd, event: FromClient) -> None:
         match event:
             case Claim():
                 end.claim = event
@@ -184,6 +185,7 @@ class FakeRelay:
             return
         refused = {n: Reason(c) for n, c in self.refused_names.items() if n in claim.names}
         granted = {name: PORT for name in claim.names if name not in refused}
+        refused |= {name: Reason(code) for name, code in self.uninvited.items()}
         observed = ("198.51.100.3", 40000)
         await end.channel.send(Welcome(bytes(16), granted, refused, 5.0, 1000, observed))
 

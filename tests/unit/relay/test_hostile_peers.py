@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import random
+import socket
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -187,6 +188,16 @@ class Faults(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one line."""
         self.lines.append(self.format(record))
+
+
+def test_a_socket_that_is_reset_before_its_turn_is_no_fault_of_ours(tmp_path: Path) -> None:
+    async def body() -> None:
+        sock = socket.socket()  # like one that was reset, it has no peer
+        async with agents_in(tmp_path) as (agents, _):
+            agents.take_socket(sock)
+        assert sock.fileno() == -1
+
+    asyncio.run(body())
 
 
 @asynccontextmanager

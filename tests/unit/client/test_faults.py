@@ -1,0 +1,60 @@
+"""Faults of either program: a relay that breaks the protocol, and bugs of our own."""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.unit.client.scenes import FakeRelay, Scene, client_settings, play
+from tunnel.client.ending import Ending
+from tunnel.client.events import Failed, Refused
+from tunnel.client.journal import Journal
+from tunnel.errors import Code
+from tunnel.tls.identity import generate
+
+
+@dataclass
+class LongWinded:
+    """A signer whose signatures no relay can read: what a bug of ours looks like."""
+
+    public_key: bytes
+
+    def sign(self, _message: bytes) -> bytes:
+        return bytes(1000)
+
+
+def test_a_bug_of_ours_is_logged_with_its_traceback_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(scene: Scene) -> int:
+        await scene.relay.until(lambda: len(scene.of(Failed)) > 1)
+        return len(scene.relay.dials)
+
+    signer = LongWinded(generate().public_key)
+    dials = play(client_settings(tmp_path), script, signer=signer)
+    bugs = [each for each in caplog.records if each.levelno == logging.ERROR and each.exc_info]
+    assert len(bugs) >= 2
+    assert dials >= 2
+
+
+def test_a_refusal_of_a_name_that_nobody_claimed_is_not_told(tmp_path: Path) -> None:
+    def refuse(relay: FakeRelay) -> None:
+        relay.uninvited = {"stranger.test": Code.NAME_REFUSED}
+
+    async def script(scene: Scene) -> tuple[list[Refused], int]:
+        await asyncio.sleep(1500)
+        return scene.of(Refused), len(scene.relay.dials)
+
+    assert play(client_settings(tmp_path), script, set_up=refuse) == ([], 1)
+
+
+@pytest.mark.parametrize(("code", "level"), [(Code.PROTOCOL, "WARNING"), (None, "INFO")])
+def test_a_breach_of_the_protocol_is_a_warning_and_the_networks_fault_is_not(
+    code: Code | None, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    journal = Journal("eu", "key", "STANZA", lambda _: None)
+    journal.ended("memory", Ending(code, "what came made no sense"), retry_in=1.0)
+    assert [record.levelname for record in caplog.records] == [level]
