@@ -10,6 +10,7 @@ from h2.exceptions import H2Error, NoAvailableStreamIDError
 from h2.settings import SettingCodes
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtocolError
+from tunnel.log import get_log
 from tunnel.stream import Address, Binding, Stream
 from tunnel.transport.http2.engine import (
     CONTROL_REQUEST,
@@ -30,6 +31,8 @@ from tunnel.transport.parking import ParkingLot
 from tunnel.transport.tcp import address_of
 from tunnel.transport.waiting import Places, Queue
 
+log = get_log(__name__)
+
 UNCLAIMED_MAX = 2 * STREAMS_ADVERTISED  # streams begun by the peer and not yet freed here
 
 
@@ -44,7 +47,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.last_heard = loop.time()
         self.lot = ParkingLot(options.flow.parked_max, options.budget)
         self.engine = Engine(options.flow, is_relay=is_relay)
-        self.sender = Sender(self.engine, self._stalled)
+        self.sender = Sender(self.engine, self._stalled, self._fail)
         self.streams: dict[int, Http2Stream] = {}
         self._meter = FrameMeter(FRAME_MAX_BYTES, has_preface=not is_relay)
         self._lost: ConnectionLost | None = None
@@ -119,10 +122,11 @@ class Http2Connection(asyncio.BufferedProtocol):
             for event in arrived[-1:] if self.engine.is_over else arrived:
                 self._take_event(event)
             self._meter.check_resets()
+            self.sender.fill()
         except (H2Error, RemoteProtocolError) as error:
             self.close(Code.PROTOCOL, str(error))
-        else:
-            self.sender.fill()
+        except Exception as error:  # noqa: BLE001 - one peer's frames must not end the others
+            self._fail(error)
 
     def pause_writing(self) -> None:
         self.sender.pause()
@@ -193,6 +197,12 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def _stalled(self) -> None:
         self.end(ConnectionLost("peer does not read", Code.TIMEOUT))
+        self._transport.abort()
+
+    def _fail(self, error: Exception) -> None:
+        """End the connection for a bug of ours: its state is not to be trusted any more."""
+        log.error("engine failed", peer=self.peer, exception=error)
+        self.end(ConnectionLost("the HTTP/2 engine failed", Code.INTERNAL))
         self._transport.abort()
 
     def _lose(self, lost: ConnectionLost) -> None:

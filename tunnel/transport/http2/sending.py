@@ -87,11 +87,18 @@ class Outbox:
 
 
 class Sender:
-    """Writes one connection's frames. `stalled` is told when the peer leaves control unread."""
+    """Writes one connection's frames.
 
-    def __init__(self, engine: Engine, stalled: Callable[[], None]) -> None:
+    `stalled` is told when the peer leaves control unread, `failed` what the engine raises while
+    nobody else could hear of it.
+    """
+
+    def __init__(
+        self, engine: Engine, stalled: Callable[[], None], failed: Callable[[Exception], None]
+    ) -> None:
         self._engine = engine
         self._stalled = stalled
+        self._failed = failed
         self._transport: asyncio.Transport | None = None
         self._ready: dict[int, Outbox] = {}  # in turn; may send as far as its own stream goes
         self._is_scheduled = False
@@ -132,7 +139,7 @@ class Sender:
     def resume(self) -> None:
         """Go on after `pause`."""
         self._is_writable = True
-        self.fill()
+        self.schedule()
 
     def fill(self) -> None:
         """Write what is framed, then frame and write as much as there is room for."""
@@ -142,7 +149,10 @@ class Sender:
 
     def _fill_as_scheduled(self) -> None:
         self._is_scheduled = False
-        self.fill()
+        try:
+            self.fill()
+        except Exception as error:  # noqa: BLE001 - the owner decides, and logs
+            self._failed(error)
 
     def _write(self) -> None:
         framed = self._engine.take_framed()

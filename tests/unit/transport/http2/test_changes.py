@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, cast
 
 import h2.events
@@ -10,7 +11,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import DataFrame, HeadersFrame
 
 from tests.unit.transport.http2.test_hostile import CONTROL, STREAM, Wire, begin, client_side
-from tunnel.errors import Code, ConnectionLost
+from tunnel.errors import Code, ConnectionLost, StreamReset
 from tunnel.settings.values import KIB, FlowSettings
 from tunnel.stream import Stream
 from tunnel.transport.http2.connection import ClientConnection, RelayConnection
@@ -142,3 +143,29 @@ def test_opening_does_not_look_at_the_streams_that_are_open() -> None:
         assert not wire.is_closed
 
     run(body())
+
+
+@pytest.mark.parametrize("step", ["receive_data", "local_flow_control_window"])
+def test_an_engine_that_fails_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_args: Any) -> Any:
+        raise AssertionError("a bug")
+
+    async def body() -> None:
+        wire, relay, control = await relay_of_a_client()
+        monkeypatch.setattr(relay.engine, step, fail)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(expect_cut(control.send(b"hello")))
+            await asyncio.sleep(0)
+            if step == "receive_data":
+                wire.peer.ping(b"12345678")
+                wire.say()
+            assert (await relay.wait_closed()).code is Code.INTERNAL
+
+    run(body())
+
+
+async def expect_cut(attempt: Coroutine[Any, Any, None]) -> None:
+    with suppress(StreamReset):
+        await attempt
