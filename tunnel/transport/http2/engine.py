@@ -23,7 +23,7 @@ from tunnel.transport.window import ReceiveWindow
 
 FRAME_MAX_BYTES = 64 * 1024
 DATA_HEADER = Struct(">HBBBL")  # RFC 9113 §4.1: u24 length, type, flags, u32 stream
-READ_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024  # at once: in frames of two bytes they keep the loop for 0.1 s
 HEADER_LIST_MAX_BYTES = 4 * 1024
 MESSAGE_MAX_BYTES = 256
 CODE_BASE = 0x100  # our codes begin above HTTP/2's own
