@@ -163,7 +163,8 @@ class ServerSettings:
     insecure: bool = False
     transport: str = "auto"  # auto | quic | h2
     pool_size: int = 4
-    proxy: str | None = None  # URL: http:// or socks5://, with credentials
+    # URL: http:// or socks5://, with credentials, and therefore never shown.
+    proxy: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,4 +21,5 @@ class TransportOptions:
     max_streams: int = 1000  # the opener's own limit, besides the control stream
     half_open: int = 100  # listeners: above it QUIC answers with Retry
     handshake_timeout: float = 5.0
-    reset_key: bytes = b""  # listeners: 32 bytes that stateless reset tokens are derived from
+    # Listeners: 32 secret bytes that stateless reset tokens are derived from.
+    reset_key: bytes = field(default=b"", repr=False)

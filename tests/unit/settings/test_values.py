@@ -311,3 +311,8 @@ def test_targets(tmp_path: Path, target: str, expected: Target) -> None:
 def test_addresses_of_servers(tmp_path: Path, address: str, expected: Address) -> None:
     settings = client(tmp_path, base=CLIENT.replace("eu.example.org", address))
     assert settings.servers["eu"].address == expected
+
+
+def test_what_logs_in_to_a_proxy_is_never_shown() -> None:
+    server = ServerSettings("eu", Address("eu", 4433), "eu", proxy="http://me:secret@proxy:3128")
+    assert "secret" not in repr(server)
