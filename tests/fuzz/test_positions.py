@@ -7,7 +7,7 @@ import tomli
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tunnel.settings.positions import KeyPath, locate
+from tunnel.settings.positions import ItemPath, locate
 
 # Text that tempts a scanner: what opens, closes, escapes or comments elsewhere.
 TEMPTING = st.text(alphabet="ab=.,#[]{}\"'\\ \tä\x85\u2028", max_size=8)
@@ -76,7 +76,7 @@ DOCUMENTS = st.builds(
 )
 
 
-def paths(value: object, path: KeyPath = ()) -> Iterator[KeyPath]:
+def paths(value: object, path: ItemPath = ()) -> Iterator[ItemPath]:
     """Yield the path of every key that tomli found."""
     if isinstance(value, dict):
         for name, below in value.items():

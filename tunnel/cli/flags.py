@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from tunnel.settings.tree import Leaf, Node, Table, Where, merge
+from tunnel.settings.tree import KeyPath, Leaf, Node, Table, Where, merge
 
 _LAST = 1 << 30  # rank: flags come after every file
 
@@ -15,7 +15,7 @@ _LAST = 1 << 30  # rank: flags come after every file
 class Setting:
     """A value at a key, and the flag that gave it (empty: it is implied by the quick start)."""
 
-    path: tuple[str, ...]
+    path: KeyPath
     value: object
     flag: str = ""
 

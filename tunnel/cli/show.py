@@ -4,14 +4,22 @@ from collections.abc import Iterator, Mapping
 
 from tunnel.settings.kinds import written
 from tunnel.settings.schema import REQUIRED, UNSET, Computed, Key, Schema, Section, instances
-from tunnel.settings.tree import Leaf, Node, Table, dotted, find, is_masked, leaves, quote_key
-
-Path = tuple[str, ...]
+from tunnel.settings.tree import (
+    KeyPath,
+    Leaf,
+    Node,
+    Table,
+    dotted,
+    find,
+    is_masked,
+    leaves,
+    quote_key,
+)
 
 
 def show_config(schema: Schema, tree: Table, environment: Mapping[str, str]) -> str:
     """Return the merged settings as TOML, each value with its origin; variables stay unfilled."""
-    shown: set[Path] = set()
+    shown: set[KeyPath] = set()
     blocks: list[str] = []
     for section in schema.sections:
         for path in instances(section.path, tree):
@@ -25,7 +33,7 @@ def show_config(schema: Schema, tree: Table, environment: Mapping[str, str]) -> 
 
 
 def _lines(
-    section: Section, path: Path, tree: Table, environment: Mapping[str, str]
+    section: Section, path: KeyPath, tree: Table, environment: Mapping[str, str]
 ) -> Iterator[str]:
     table = find(tree, path)
     masked = table is not None and is_masked(table)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from tunnel.settings.kinds import written
 from tunnel.settings.schema import ANY, REQUIRED, UNSET, Computed, Key, Schema, Section
-from tunnel.settings.tree import dotted
+from tunnel.settings.tree import KeyPath, dotted
 
 _WIDTH = 96
 _HEAD = """\
@@ -38,7 +38,7 @@ def _section(schema: Schema, section: Section) -> Iterator[str]:
         yield _block(section, path, values, comment) if number == 0 else _brief(path, values)
 
 
-def _instance(pattern: tuple[str, ...], name: str) -> tuple[str, ...]:
+def _instance(pattern: KeyPath, name: str) -> KeyPath:
     return tuple(name if part == ANY else part for part in pattern)
 
 
@@ -47,9 +47,7 @@ def _comment(text: str) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
-def _block(
-    section: Section, path: tuple[str, ...], values: Mapping[str, object], comment: str
-) -> str:
+def _block(section: Section, path: KeyPath, values: Mapping[str, object], comment: str) -> str:
     """Return a table with every key of its section."""
     is_comment = bool(section.is_only_example or section.not_built or len(path) > 2)
     off = "#" if is_comment else ""
@@ -62,7 +60,7 @@ def _block(
     return "".join(lines)
 
 
-def _brief(path: tuple[str, ...], values: Mapping[str, object]) -> str:
+def _brief(path: KeyPath, values: Mapping[str, object]) -> str:
     """Return a further table of a section, with nothing but what it needs."""
     lines = [f"{key} = {written(value)}\n" for key, value in values.items()]
     return "".join([f"[{dotted(path)}]\n", *lines])

@@ -9,7 +9,7 @@ from pathlib import Path
 import tomli
 
 from tunnel.errors import SettingsError
-from tunnel.settings.positions import KeyPath, locate
+from tunnel.settings.positions import ItemPath, locate
 from tunnel.settings.tree import Leaf, Node, Table, Where, merge
 
 SIZE_LIMIT = 4 << 20  # bytes of one file; more is not a settings file
@@ -119,7 +119,7 @@ def parse_document(content: bytes, where: Where) -> Table:
 
 
 def _plant(
-    document: Mapping[str, object], lines: Mapping[KeyPath, int], path: KeyPath, where: Where
+    document: Mapping[str, object], lines: Mapping[ItemPath, int], path: ItemPath, where: Where
 ) -> Table:
     """Return a table of the document as a tree; `where` tells its own place."""
     entries: dict[str, Node] = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import tomli
 
-KeyPath = tuple[str | int, ...]  # an int is the index in an array
+ItemPath = tuple[str | int, ...]  # of keys, and of indices in arrays
 
 _BLANK = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
@@ -24,7 +24,7 @@ _STRING = re.compile(
 _SCALAR = re.compile(r"[^,\]}#\n]*")  # numbers, booleans, dates
 
 
-def locate(text: str) -> Mapping[KeyPath, int]:
+def locate(text: str) -> Mapping[ItemPath, int]:
     """Return the line (from 1) of every key and of every table's header in an accepted document.
 
     A table that is only implied stands where it is first named. Raises RecursionError where
@@ -39,16 +39,16 @@ class _Scanner:
     """A cursor over the text; `lines` fills as it goes."""
 
     def __init__(self, text: str) -> None:
-        self.lines: dict[KeyPath, int] = {}
+        self.lines: dict[ItemPath, int] = {}
         self._text = text
         self._at = 0
         self._counted_at = 0
         self._line = 1
-        self._last_index: dict[KeyPath, int] = {}  # of arrays made of [[headers]]
+        self._last_index: dict[ItemPath, int] = {}  # of arrays made of [[headers]]
 
     def scan_document(self) -> None:
         """Walk headers and pairs to the end of the text."""
-        table: KeyPath = ()
+        table: ItemPath = ()
         while self._skip_blank():
             if self._text.startswith("[[", self._at):
                 table = self._scan_array_header()
@@ -80,7 +80,7 @@ class _Scanner:
         self._counted_at = self._at
         return self._line
 
-    def _scan_header(self) -> KeyPath:
+    def _scan_header(self) -> ItemPath:
         line = self._line_here()
         self._at += 1
         path = self._note((), self._scan_key(), line)
@@ -88,14 +88,14 @@ class _Scanner:
         self._at += 1
         return path
 
-    def _scan_array_header(self) -> KeyPath:
+    def _scan_array_header(self) -> ItemPath:
         line = self._line_here()
         self._at += 2
         path = self._note((), self._scan_key(), line, is_array=True)
         self._at += 2
         return path
 
-    def _scan_pair(self, table: KeyPath) -> None:
+    def _scan_pair(self, table: ItemPath) -> None:
         line = self._line_here()
         path = self._note(table, self._scan_key(), line)
         self._take(_SPACE)
@@ -116,8 +116,8 @@ class _Scanner:
                 return parts
 
     def _note(
-        self, table: KeyPath, parts: list[str], line: int, *, is_array: bool = False
-    ) -> KeyPath:
+        self, table: ItemPath, parts: list[str], line: int, *, is_array: bool = False
+    ) -> ItemPath:
         """Record the line of a key below `table` and of the tables it implies; return its path.
 
         With `is_array` the key begins the next element of an array of tables.
@@ -133,7 +133,7 @@ class _Scanner:
                 self.lines.setdefault(path, line)
         return path
 
-    def _scan_value(self, path: KeyPath) -> None:
+    def _scan_value(self, path: ItemPath) -> None:
         if self._text[self._at] in "\"'":
             self._take(_STRING)
         elif self._take_if("["):
@@ -143,7 +143,7 @@ class _Scanner:
         else:
             self._take(_SCALAR)
 
-    def _scan_array(self, path: KeyPath) -> None:
+    def _scan_array(self, path: ItemPath) -> None:
         index = 0
         while self._skip_blank() and not self._take_if("]"):
             self.lines[*path, index] = self._line_here()
@@ -152,7 +152,7 @@ class _Scanner:
             self._take_if(",")
             index += 1
 
-    def _scan_inline_table(self, path: KeyPath) -> None:
+    def _scan_inline_table(self, path: ItemPath) -> None:
         while self._skip_blank() and not self._take_if("}"):
             self._scan_pair(path)
             self._skip_blank()

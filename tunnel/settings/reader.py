@@ -4,15 +4,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from tunnel.errors import SettingsError
 from tunnel.settings.kinds import Expanded, Misfit, NotBuilt, shown
 from tunnel.settings.schema import ANY, REQUIRED, UNSET, Computed, Key, Schema, Section
-from tunnel.settings.tree import Leaf, Node, Table, Where, dotted, is_masked, quote_key, where_is
-
-Path = tuple[str, ...]
+from tunnel.settings.tree import (
+    KeyPath,
+    Leaf,
+    Node,
+    Table,
+    Where,
+    dotted,
+    is_masked,
+    quote_key,
+    where_is,
+)
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
@@ -33,7 +41,7 @@ class Fault:
     """Something wrong at a key."""
 
     where: Where
-    path: Path
+    path: KeyPath
     message: str
 
     def __str__(self) -> str:
@@ -54,14 +62,13 @@ class Reading:
 
     def __init__(self, schema: Schema, tree: Table, circumstances: Circumstances) -> None:
         self.tree = tree
-        self.values: dict[str, Any] = {}
-        self.masked: dict[Path, Where] = {}
+        self.masked: dict[KeyPath, Where] = {}
         self.schema = schema
         self._circumstances = circumstances
         self._faults: list[Fault] = []
-        self.values = self._read_table((), (), tree)
+        self.values = self._read_table((), (), tree)  # last: it fills the others
 
-    def fault(self, path: Path, message: str) -> None:
+    def fault(self, path: KeyPath, message: str) -> None:
         """Note what is wrong at `path`, or at the nearest table that was written."""
         self._faults.append(Fault(where_is(self.tree, path), path, message))
 
@@ -71,7 +78,7 @@ class Reading:
             ordered = sorted(self._faults, key=lambda fault: fault.order)
             raise SettingsError([str(fault) for fault in ordered])
 
-    def _read_table(self, pattern: Path, path: Path, table: Table) -> dict[str, Any]:
+    def _read_table(self, pattern: KeyPath, path: KeyPath, table: Table) -> dict[str, Any]:
         """Return the values of one table, defaults and tables below it included."""
         section = self.schema.section(pattern)
         if section is not None and section.not_built:
@@ -91,7 +98,7 @@ class Reading:
             self._refuse_unknown(pattern, section, path, table)
         return values
 
-    def _subtable(self, path: Path, node: Node | None, where: Where) -> Table:
+    def _subtable(self, path: KeyPath, node: Node | None, where: Where) -> Table:
         if isinstance(node, Table):
             return node
         if node is not None:
@@ -99,7 +106,7 @@ class Reading:
             self.fault(path, f"{_found(node)} is not a table (expected [{dotted(example)}])")
         return Table(where)
 
-    def _read_named(self, pattern: Path, path: Path, table: Table) -> dict[str, Any]:
+    def _read_named(self, pattern: KeyPath, path: KeyPath, table: Table) -> dict[str, Any]:
         """Return the tables whose names the operator chose, masked ones left out."""
         section = self.schema.section(pattern)
         if section is None:
@@ -115,7 +122,7 @@ class Reading:
                 result[name] = self._read_table(pattern, here, below)
         return result
 
-    def _read_withdrawn(self, section: Section, path: Path, node: Node) -> dict[str, Any]:
+    def _read_withdrawn(self, section: Section, path: KeyPath, node: Node) -> dict[str, Any]:
         """Return what a masked table leaves behind: revoking needs the key it revokes."""
         key = section.key(section.kept_when_masked)
         leaf = node.entries.get(section.kept_when_masked) if isinstance(node, Table) else None
@@ -124,7 +131,7 @@ class Reading:
         values = self._convert(key, (*path, key.name), leaf)
         return {path[-1]: {"enabled": False, **values}} if values else {}
 
-    def _is_sound(self, section: Section, path: Path, node: Node) -> bool:
+    def _is_sound(self, section: Section, path: KeyPath, node: Node) -> bool:
         """Say whether a named table can be read; fault its name or its shape otherwise."""
         if not isinstance(node, Table):
             example = dotted((*path[:-1], "NAME"))
@@ -148,7 +155,7 @@ class Reading:
         """Return the names that may stand in a section's table."""
         return [*(key.name for key in section.keys), *self.schema.children(section.path)]
 
-    def _read_keys(self, section: Section, path: Path, table: Table) -> dict[str, Any]:
+    def _read_keys(self, section: Section, path: KeyPath, table: Table) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key in section.keys:
             node = table.entries.get(key.name)
@@ -163,7 +170,7 @@ class Reading:
                 values |= self._convert(key, here, node)
         return values
 
-    def _read_default(self, key: Key, path: Path) -> dict[str, Any]:
+    def _read_default(self, key: Key, path: KeyPath) -> dict[str, Any]:
         """Return the default as the only pair, or nothing where there is none."""
         default = key.default
         if default is REQUIRED:
@@ -178,12 +185,12 @@ class Reading:
             self.fault(path, str(misfit))
             return {}
 
-    def _convert(self, key: Key, path: Path, leaf: Leaf) -> dict[str, Any]:
+    def _convert(self, key: Key, path: KeyPath, leaf: Leaf) -> dict[str, Any]:
         """Return key and value as the only pair, or nothing after a fault."""
         try:
             value = expand(leaf.value, self._circumstances.environment)
             result = key.kind.convert(value, leaf.where.folder)
-            if key.kind.inspect is not None and isinstance(result, FilePath):
+            if key.kind.inspect is not None and isinstance(result, Path):
                 key.kind.inspect(result, is_check=self._circumstances.is_check)
         except Misfit as misfit:
             self.fault(path, str(misfit))
@@ -191,7 +198,7 @@ class Reading:
         return {key.name: result}
 
     def _refuse_unknown(
-        self, pattern: Path, section: Section | None, path: Path, table: Table
+        self, pattern: KeyPath, section: Section | None, path: KeyPath, table: Table
     ) -> None:
         known = self._known(section) if section else [*self.schema.children(pattern)]
         for name, node in table.entries.items():
@@ -225,7 +232,7 @@ def expand(value: object, environment: Mapping[str, str]) -> object:
     return Expanded(_VARIABLE.sub(fill, value), value)
 
 
-def _unquoted_names(known: list[str], table: Table, path: Path) -> Iterator[Path]:
+def _unquoted_names(known: list[str], table: Table, path: KeyPath) -> Iterator[KeyPath]:
     """Yield the parts of each dotted name below `table` that TOML took for nested tables.
 
     Such a table holds nothing but what its section knows, or further parts of a name.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from tunnel.settings.kinds import Kind
-from tunnel.settings.tree import Table, find, is_masked
+from tunnel.settings.tree import KeyPath, Table, find, is_masked
 
 ANY = "*"  # in a section's path: the name that the operator gives to a table
 
@@ -58,7 +58,7 @@ class Section:
     The samples of an `is_only_example` section are commented out.
     """
 
-    path: tuple[str, ...]
+    path: KeyPath
     meaning: str
     keys: tuple[Key, ...]
     names: Kind | None = None
@@ -79,20 +79,18 @@ class Schema:
     program: str  # relay | client
     sections: tuple[Section, ...]
 
-    def section(self, path: tuple[str, ...]) -> Section | None:
+    def section(self, path: KeyPath) -> Section | None:
         """Return the section at a pattern path such as ``("listeners", ANY)``, or None."""
         return next((section for section in self.sections if section.path == path), None)
 
-    def children(self, path: tuple[str, ...]) -> tuple[str, ...]:
+    def children(self, path: KeyPath) -> tuple[str, ...]:
         """Return the names (or ANY) of the tables that may stand directly below `path`."""
         depth = len(path)
         below = [s.path[depth] for s in self.sections if s.path[:depth] == path and s.path != path]
         return tuple(dict.fromkeys(below))
 
 
-def instances(
-    pattern: tuple[str, ...], tree: Table, done: tuple[str, ...] = ()
-) -> Iterator[tuple[str, ...]]:
+def instances(pattern: KeyPath, tree: Table, done: KeyPath = ()) -> Iterator[KeyPath]:
     """Yield the paths that a section's pattern stands for in a tree, masked tables included.
 
     Below a masked table there are none.

@@ -4,9 +4,9 @@ import itertools
 from typing import Any
 
 from tunnel.settings.kinds import say_bytes, shown
-from tunnel.settings.reader import Path, Reading, suggest
+from tunnel.settings.reader import Reading, suggest
 from tunnel.settings.schema import instances
-from tunnel.settings.tree import Leaf, dotted, find
+from tunnel.settings.tree import KeyPath, Leaf, dotted, find
 
 _RISING = (
     ("flow", "stream_window"),
@@ -39,7 +39,7 @@ def check_switches(reading: Reading) -> None:
                 _check_switch(reading, (*table, key.name), *(key.only_with or ("", ())))
 
 
-def _check_switch(reading: Reading, path: Path, switch: str, allowed: tuple[str, ...]) -> None:
+def _check_switch(reading: Reading, path: KeyPath, switch: str, allowed: tuple[str, ...]) -> None:
     chosen = value_at(reading, (*path[:-1], switch))
     if chosen is None or chosen in allowed or find(reading.tree, path) is None:
         return
@@ -50,7 +50,7 @@ def _check_switch(reading: Reading, path: Path, switch: str, allowed: tuple[str,
     reading.fault(path, f"belongs to {switch} = {wanted}, but {place}")
 
 
-def check_certificate_files(reading: Reading, table: Path, switch: str) -> None:
+def check_certificate_files(reading: Reading, table: KeyPath, switch: str) -> None:
     """A certificate from files needs both of them."""
     if value_at(reading, (*table, switch)) != "files":
         return
@@ -59,7 +59,7 @@ def check_certificate_files(reading: Reading, table: Path, switch: str) -> None:
             reading.fault((*table, key), f'missing ({switch} = "files" needs it)')
 
 
-def check_references(reading: Reading, key: Path, wanted: tuple[str, ...], group: str) -> None:
+def check_references(reading: Reading, key: KeyPath, wanted: tuple[str, ...], group: str) -> None:
     """Fault each of `wanted` that is not a table of `group` in force."""
     known = _names(reading, group)
     for name in wanted:
@@ -76,7 +76,7 @@ def _names(reading: Reading, group: str) -> list[str]:
     return [name for name in written if (group, name) not in reading.masked]
 
 
-def value_at(reading: Reading, path: Path) -> Any:
+def value_at(reading: Reading, path: KeyPath) -> Any:
     """Return the value understood at `path`, or None."""
     value: Any = reading.values
     for part in path:

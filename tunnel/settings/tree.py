@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+KeyPath = tuple[str, ...]  # the tables' names from the outermost, then the key's
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -55,7 +56,7 @@ def merge(base: Table, over: Table) -> Table:
     return Table(base.where, entries)
 
 
-def find(table: Table, path: tuple[str, ...]) -> Node | None:
+def find(table: Table, path: KeyPath) -> Node | None:
     """Return the node at `path`, or None."""
     node: Node | None = table
     for name in path:
@@ -65,7 +66,7 @@ def find(table: Table, path: tuple[str, ...]) -> Node | None:
     return node
 
 
-def where_is(table: Table, path: tuple[str, ...]) -> Where:
+def where_is(table: Table, path: KeyPath) -> Where:
     """Return where `path` was written, or else the nearest table around it.
 
     What stands nowhere at all is the whole file's matter: its `Where` has no line.
@@ -85,7 +86,7 @@ def is_masked(node: Node) -> bool:
     return isinstance(switch, Leaf) and switch.value is False
 
 
-def dotted(path: tuple[str, ...]) -> str:
+def dotted(path: KeyPath) -> str:
     """Return a path as TOML writes it: ``suffixes."t.example.org".access``."""
     return ".".join(quote_key(part) for part in path)
 
@@ -103,7 +104,7 @@ def quote(text: str) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
-def leaves(table: Table, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Leaf]]:
+def leaves(table: Table, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Leaf]]:
     """Yield every leaf with its path, in the order of writing."""
     for name, node in table.entries.items():
         if isinstance(node, Table):
