@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from tunnel.cli.arguments import parse_client, parse_relay
-from tunnel.cli.exits import Exit
 from tunnel.errors import SettingsError
+from tunnel.runtime.exits import Exit
 
 if TYPE_CHECKING:
     from tunnel.settings.schema import Schema

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunnel.cli.exits import Exit
 from tunnel.cli.tables import format_table, is_coloured
 from tunnel.cli.template import commented_settings
 from tunnel.protocol.names import client_id, format_fingerprint
+from tunnel.runtime.exits import Exit
 from tunnel.settings.client_schema import CLIENT
 from tunnel.settings.relay_schema import RELAY
 

@@ -5,14 +5,13 @@ from typing import Any
 
 from tunnel.errors import SettingsError, TunnelError
 from tunnel.log import get_log
+from tunnel.runtime.exits import Exit
 from tunnel.runtime.logs import set_up_logs
 from tunnel.runtime.loop import run
 from tunnel.runtime.signals import Signals, handled_signals
 from tunnel.settings.values import LogSettings
 
 log = get_log(__name__)
-
-DONE, RUNTIME_FAULT, SETTINGS_FAULT = 0, 1, 78  # exit statuses (docs/config.md)
 
 
 def run_daemon(logs: LogSettings, serve: Callable[[Signals], Coroutine[Any, Any, None]]) -> int:
@@ -31,12 +30,12 @@ def run_daemon(logs: LogSettings, serve: Callable[[Signals], Coroutine[Any, Any,
     except SettingsError as error:
         for fault in error.faults:
             log.error(fault)
-        return SETTINGS_FAULT
+        return Exit.SETTINGS
     except TunnelError as error:
         log.error(str(error))
-        return RUNTIME_FAULT
+        return Exit.RUNTIME
     except Exception as error:  # noqa: BLE001 - the last boundary: logged, then exit 1
         log.error("ended by a fault of its own", exception=error)
-        return RUNTIME_FAULT
+        return Exit.RUNTIME
     log.info("ended")
-    return DONE
+    return Exit.DONE

@@ -1,4 +1,4 @@
-"""The exit statuses that both programs use (after sysexits.h)."""
+"""The exit statuses that both programs use (after sysexits.h, docs/config.md)."""
 
 from enum import IntEnum
 
@@ -9,8 +9,6 @@ class Exit(IntEnum):
     DONE = 0
     RUNTIME = 1
     USAGE = 2
-    UNREACHABLE = 69
     CANNOT_WRITE = 73
     CANNOT_READ = 74
-    REFUSED = 77
     SETTINGS = 78
