@@ -171,7 +171,7 @@ def run(rounds: int, idle: int) -> dict[str, list[Row]]:
                 options=f'transport = "{transport}"',
             )
             pairs[transport] = (relay, client)
-            _ = client.host
+            _ = client.host  # waits until the client serves
         measure_start()
         for number in range(rounds):
             for transport, (relay, client) in pairs.items():

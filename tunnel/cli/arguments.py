@@ -54,9 +54,7 @@ def _check_client(parser: ArgumentParser, arguments: Namespace) -> None:
                 parser.error(f"--{flag.replace('_', '-')} needs --secondary-key")
 
 
-def _parse(
-    program: str, argv: Sequence[str], add_flags: Callable[[ArgumentParser], None]
-) -> Namespace:
+def _parse(program: str, argv: Sequence[str], add_flags: AddFlags) -> Namespace:
     if argv and not argv[0].startswith("-"):
         return _parse_verb(program, argv[0], argv[1:])
     parser = ArgumentParser(

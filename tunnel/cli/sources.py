@@ -35,9 +35,10 @@ def _sources(arguments: Namespace) -> Sources:
     if arguments.stands_for is None:
         return Sources(arguments.config)
     if arguments.content is None:
-        return Sources(arguments.stands_for, arguments.config, arguments.stands_for)
+        main = arguments.stands_for
+        return Sources(main, content=arguments.config, stands_for=main)
     drop_in = arguments.stands_for
     folder = drop_in_folder(arguments.config)
     if drop_in.absolute().parent != folder.absolute() or not is_drop_in(drop_in.name):
         raise MisplacedStandIn(f"--as {drop_in} is none of {folder}/*.toml: it would not be read")
-    return Sources(arguments.config, arguments.content, drop_in)
+    return Sources(arguments.config, content=arguments.content, stands_for=drop_in)

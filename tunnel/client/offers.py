@@ -50,6 +50,9 @@ class Offers:
         # What a welcome has refused can only be asked for by another connection.
         self._aged_at = now + max(min(pauses), DISPLACED_INTERVAL) if pauses else None
 
+    def __repr__(self) -> str:
+        return f"<Offers {len(self.serving)} of {len(self._names)} names served>"
+
     @property
     def is_complete(self) -> bool:
         """Whether every offer was answered, one of them at least with yes."""

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 
 ID_BITS = (64, 128)
-FINGERPRINT_BYTES = 32
 HOST_NAME_LIMIT = 253  # RFC 1035 §2.3.4, in the textual form without trailing dot
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 §2.1, lower case
@@ -56,12 +55,6 @@ def has_id_shape(name: str, suffix: str) -> bool:
     """Say whether `name` reads like a key's own name: `{16 or 32 hex digits}.{suffix}`."""
     label, _, rest = name.partition(".")
     return rest == suffix and _ID.fullmatch(label) is not None
-
-
-def check_pattern(text: str) -> str:
-    """Return `text` if it is a host name, or one after `*.` that stands for one label."""
-    check_host_name(text.removeprefix("*."))
-    return text
 
 
 def matches(pattern: str, name: str) -> bool:

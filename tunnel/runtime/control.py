@@ -56,6 +56,9 @@ class ControlChannel(Generic[Event_co, Message_contra]):
         self._reader = FrameReader(registration.frame_limit)
         self._sending = asyncio.Lock()
 
+    def __repr__(self) -> str:
+        return f"<ControlChannel {self._registration!r} on {self._stream!r}>"
+
     async def receive(self) -> Event_co:
         """Return the peer's next message that matters. Cancel-safe.
 

@@ -8,12 +8,6 @@ from typing import TextIO
 
 from tunnel.settings.values import LogSettings
 
-_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
 _QUIET_LIBRARIES = ("asyncio", "hpack", "quic")
 
 
@@ -82,6 +76,6 @@ def set_up_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[settings.level])
+    root.setLevel(settings.level.upper())
     for name in _QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)

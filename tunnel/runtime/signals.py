@@ -18,17 +18,6 @@ class Signals:
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def _ask_to_stop(self, number: signal.Signals) -> None:
-        if self.stop.is_set():
-            log.warning("ended at once", signal=number.name)
-            os._exit(128 + number)  # the operator asked twice: nothing may hold the process now
-        log.info("asked to stop", signal=number.name)
-        self.stop.set()
-
-    @staticmethod
-    def _note_reload() -> None:
-        log.warning("reload is not built yet: restart to apply new settings", signal="SIGHUP")
-
 
 @contextmanager
 def handled_signals() -> Iterator[Signals]:
@@ -36,8 +25,8 @@ def handled_signals() -> Iterator[Signals]:
     loop = asyncio.get_running_loop()
     signals = Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals._ask_to_stop, number)  # noqa: SLF001 - our own half
-    loop.add_signal_handler(signal.SIGHUP, signals._note_reload)  # noqa: SLF001 - our own half
+        loop.add_signal_handler(number, _ask_to_stop, signals, number)
+    loop.add_signal_handler(signal.SIGHUP, _note_reload)
     try:
         yield signals
     finally:
@@ -45,3 +34,15 @@ def handled_signals() -> Iterator[Signals]:
             loop.remove_signal_handler(number)
         # Removing restores the default action, which for SIGHUP is death.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _ask_to_stop(signals: Signals, number: signal.Signals) -> None:
+    if signals.stop.is_set():
+        log.warning("ended at once", signal=number.name)
+        os._exit(128 + number)  # the operator asked twice: nothing may hold the process now
+    log.info("asked to stop", signal=number.name)
+    signals.stop.set()
+
+
+def _note_reload() -> None:
+    log.warning("reload is not built yet: restart to apply new settings", signal="SIGHUP")

@@ -24,6 +24,9 @@ class Crowd:
         self._emptied = asyncio.Event()
         self._emptied.set()
 
+    def __repr__(self) -> str:
+        return f"<Crowd {self.name}: {len(self._tasks)} tasks>"
+
     def __len__(self) -> int:
         return len(self._tasks)
 
@@ -98,7 +101,7 @@ async def first_of(*works: Work) -> None:
             for work in works:
                 group.create_task(run(work))
     except* _Returned:
-        pass
+        pass  # raised only to end the others
     except* Exception:  # noqa: BLE001 - passed on, bare
         raise errors[0] from None
 

@@ -3,7 +3,6 @@ import pytest
 from tunnel.protocol.names import (
     best_match,
     check_host_name,
-    check_pattern,
     client_id,
     format_fingerprint,
     has_id_shape,
@@ -110,13 +109,3 @@ def test_a_wildcard_takes_what_no_exact_pattern_names() -> None:
 
 def test_a_name_that_nothing_covers_has_no_match() -> None:
     assert best_match(["*.example.com"], "example.com") is None
-
-
-@pytest.mark.parametrize("pattern", ["*", "*.", "*.*.test", "a.*.test", "**.test", "*a.test"])
-def test_a_star_elsewhere_is_no_pattern(pattern: str) -> None:
-    with pytest.raises(ValueError, match="not a host name"):
-        check_pattern(pattern)
-
-
-def test_a_pattern_is_a_name_or_one_after_a_star() -> None:
-    assert [check_pattern("a.test"), check_pattern("*.a.test")] == ["a.test", "*.a.test"]
