@@ -15,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 from tunnel.errors import ConnectionLost, DialFailed, RemoteProtocolError
 from tunnel.stream import Address
 from tunnel.transport.demux import Peeker
-from tunnel.transport.tcp import connect_socket, reason_of
+from tunnel.transport.dialling import connect_socket
+from tunnel.transport.tcp import reason_of
 
 RESPONSE_MAX_BYTES = 16 * 1024
 DEFAULT_PORTS = {"http": 3128, "socks5": 1080}

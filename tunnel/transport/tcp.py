@@ -9,10 +9,8 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
 
 from tunnel.errors import Code, ConnectionLost, DialFailed, LocalProtocolError
 from tunnel.stream import Address, Stream
@@ -86,7 +84,7 @@ class TcpStream(asyncio.BufferedProtocol):
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         if self._is_finished:
             raise LocalProtocolError("send after finish")
-        self._inbox.check()
+        self._check()
         # uvloop writes later from the very object it was given, so it must be ours for ever.
         self._transport.write(data if isinstance(data, bytes) else bytes(data))
         if not self._is_writable:
@@ -96,7 +94,7 @@ class TcpStream(asyncio.BufferedProtocol):
         """Send FIN, and return once everything before it is with the kernel."""
         if self._is_finished:
             return
-        self._inbox.check()
+        self._check()
         self._is_finished = True
         self._transport.set_write_buffer_limits(high=0)
         try:
@@ -175,6 +173,15 @@ class TcpStream(asyncio.BufferedProtocol):
                 await self._room
             finally:
                 self._room = None
+        self._check()
+
+    def _check(self) -> None:
+        """Raise StreamReset after a cut, also one that the loop knows of and has not told yet.
+
+        A transport whose socket failed takes bytes in silence until `connection_lost` has its turn.
+        """
+        if self._transport.is_closing():
+            self._cut(Code.ABORTED)
         self._inbox.check()
 
 
@@ -212,44 +219,6 @@ async def _connect(target: Address | Path) -> TcpStream:
         transport, stream = await loop.create_connection(TcpStream, target.host, target.port)
         tune(transport.get_extra_info("socket"))
     return stream
-
-
-async def connect_socket(address: Address, timeout: float) -> socket.socket:
-    """Return a connected non-blocking socket to a TCP address, or to any that its name has.
-
-    Raises DialFailed. Cancel-safe.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout):
-            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-            return await _connect_any(found, timeout / len(found))
-    except TimeoutError as error:
-        raise DialFailed(f"cannot connect to {address}: no answer within {timeout:g} s") from error
-    except (OSError, UnicodeError) as error:  # IDNA takes some names for no names
-        raise DialFailed(f"cannot connect to {address}: {reason_of(error)}") from error
-
-
-async def _connect_any(found: Sequence[tuple[Any, ...]], share: float) -> socket.socket:
-    """Try one address after another, each for its share of the time; raises the last OSError."""
-    *others, last = found
-    for entry in others:
-        with suppress(OSError):
-            async with asyncio.timeout(share):
-                return await _connect_to(entry)
-    return await _connect_to(last)
-
-
-async def _connect_to(entry: tuple[Any, ...]) -> socket.socket:
-    family, kind, protocol, _, name = entry
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        await asyncio.get_running_loop().sock_connect(sock, name)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def tune(sock: socket.socket) -> None:

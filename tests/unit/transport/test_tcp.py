@@ -15,7 +15,7 @@ import pytest
 from tests.unit.transport.loops import on_both_loops, run_on
 from tunnel.errors import ConnectionLost, DialFailed, StreamReset
 from tunnel.stream import Address
-from tunnel.transport import tcp
+from tunnel.transport import dialling, tcp
 from tunnel.transport.resets import reset_watch
 from tunnel.transport.tcp import TcpListener, TcpStream, connect, wrap
 
@@ -133,6 +133,25 @@ def test_a_reset_is_noticed_though_nobody_reads(loop: str) -> None:
 
 
 @on_both_loops
+def test_a_finish_after_a_write_that_failed_is_no_success(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        plain.close()
+        while not is_reset(stream):
+            pass  # the loop gets no turn in which to notice it
+
+        async def say_last_words() -> None:
+            await stream.send(b"last words")
+            await stream.finish()
+
+        with pytest.raises(StreamReset):
+            await say_last_words()
+
+    run_on(loop, body())
+
+
+@on_both_loops
 def test_a_peer_that_has_finished_is_no_reset(loop: str) -> None:
     async def body() -> None:
         stream, plain = await joined()
@@ -242,7 +261,7 @@ def test_every_address_of_a_name_is_tried_though_one_never_answers(loop: str) ->
             closed.bind(("127.0.0.1", 0))
             names = [closed.getsockname(), full.address, listener.address]
             entries = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", name) for name in names]
-            sock = await tcp._connect_any(entries, share=0.1)
+            sock = await dialling._connect_any(entries, share=0.1)
             assert sock.getpeername() == listener.address
         listener.close()
         full.close()
@@ -256,7 +275,7 @@ def test_every_address_of_a_name_is_tried_though_one_never_answers(loop: str) ->
 def test_a_name_that_is_none_is_a_failed_dial(loop: str) -> None:
     async def body() -> None:
         address = Address("x" * 64 + ".test", 443)
-        for attempt in (connect(address, 1), tcp.connect_socket(address, 1)):
+        for attempt in (connect(address, 1), dialling.connect_socket(address, 1)):
             with pytest.raises(DialFailed, match="not a host name"):
                 await attempt
 

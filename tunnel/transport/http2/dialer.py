@@ -6,11 +6,11 @@ import hashlib
 from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.stream import Address, Binding
 from tunnel.tls.contexts import Trust, check_pin, dial_context
+from tunnel.transport.dialling import connect_socket
 from tunnel.transport.http2.connection import ClientConnection
 from tunnel.transport.http2.handshake import bringing_up, tls_timeouts, tune_for_control
 from tunnel.transport.options import ALPN_HTTP2, TransportOptions
 from tunnel.transport.proxy import Proxy, connect_through
-from tunnel.transport.tcp import connect_socket
 
 
 async def dial(

@@ -1,0 +1,52 @@
+"""Connecting a plain TCP socket to a relay or a proxy, by whichever of its addresses answers.
+
+Nothing is read or written here: what the socket is for, its caller decides.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from tunnel.errors import DialFailed
+from tunnel.stream import Address
+from tunnel.transport.tcp import reason_of
+
+
+async def connect_socket(address: Address, timeout: float) -> socket.socket:
+    """Return a connected non-blocking socket to a TCP address, or to any that its name has.
+
+    Raises DialFailed. Cancel-safe.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout):
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            return await _connect_any(found, timeout / len(found))
+    except TimeoutError as error:
+        raise DialFailed(f"cannot connect to {address}: no answer within {timeout:g} s") from error
+    except (OSError, UnicodeError) as error:  # IDNA takes some names for no names
+        raise DialFailed(f"cannot connect to {address}: {reason_of(error)}") from error
+
+
+async def _connect_any(found: Sequence[tuple[Any, ...]], share: float) -> socket.socket:
+    """Try one address after another, each for its share of the time; raises the last OSError."""
+    *others, last = found
+    for entry in others:
+        with suppress(OSError):
+            async with asyncio.timeout(share):
+                return await _connect_to(entry)
+    return await _connect_to(last)
+
+
+async def _connect_to(entry: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, _, name = entry
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        await asyncio.get_running_loop().sock_connect(sock, name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
