@@ -100,10 +100,10 @@ async def first_of(*works: Work) -> None:
         async with asyncio.TaskGroup() as group:
             for work in works:
                 group.create_task(run(work))
-    except* _Returned:
-        pass  # raised only to end the others
-    except* Exception:  # noqa: BLE001 - passed on, bare
-        raise errors[0] from None
+    except ExceptionGroup:
+        pass  # everything in it was noted when it was raised
+    if errors:
+        raise errors[0]
 
 
 class _Returned(Exception):  # noqa: N818 - never leaves this module
