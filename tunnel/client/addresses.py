@@ -7,10 +7,10 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
 from itertools import chain, zip_longest
 
 from tunnel.errors import DialFailed, TunnelError
+from tunnel.settings.network_kinds import is_ip
 from tunnel.stream import Address, Connection
 from tunnel.transport.tcp import reason_of
 
@@ -19,7 +19,7 @@ STAGGER = 0.25  # seconds between two attempts, RFC 8305 §5
 
 async def resolve(address: Address) -> list[Address]:
     """Return all addresses of a relay, families in turn (RFC 8305 §4); raises DialFailed."""
-    if _is_literal(address.host):
+    if is_ip(address.host):
         return [address]
     loop = asyncio.get_running_loop()
     try:
@@ -111,11 +111,3 @@ class _Attempts:
             async with asyncio.timeout(timeout):
                 await self._news.wait()
         self._news.clear()
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

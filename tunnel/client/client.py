@@ -7,7 +7,7 @@ no standard output, no settings files.
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from tunnel.client import events
@@ -17,15 +17,17 @@ from tunnel.client.events import ClientEvent as ClientEvent  # noqa: PLC0414 - p
 from tunnel.client.favourites import Favourites
 from tunnel.client.forward import Forwarder
 from tunnel.client.journal import Journal
-from tunnel.client.link import Claim, Passage, Resolver, Way
+from tunnel.client.link import Claim, Passage
 from tunnel.client.racing import Rules
 from tunnel.client.refusals import stanza
 from tunnel.client.uplink import Uplink
+from tunnel.client.way import Resolver, Way, trust_in
 from tunnel.errors import SettingsError
 from tunnel.log import get_log
 from tunnel.protocol.messages import NAMES_LIMIT
 from tunnel.protocol.names import format_fingerprint
 from tunnel.settings.values import ClientSettings, ServerSettings
+from tunnel.tls.contexts import dial_context, root_file
 from tunnel.tls.identity import Signer
 from tunnel.transport.doors import DIALERS, Dialer
 from tunnel.transport.options import TransportOptions
@@ -37,10 +39,10 @@ log = get_log(__name__)
 class Client:
     """Everything one process serves through its relays.
 
-    Making one reads or makes key files and certificates, and raises SettingsError if they cannot
-    be used. `signers` are keys by the name of their keypair, in place of the key files; `signer`
-    is the same for the only keypair. `on_event` is called on the event loop; what it raises is
-    logged. `run` may be called once.
+    Making one reads or makes key files and certificates, also those that relays are trusted by,
+    and raises SettingsError if they cannot be used. `signers` are keys by the name of their
+    keypair, in place of the key files; `signer` is the same for the only keypair. `on_event` is
+    called on the event loop; what it raises is logged. `run` may be called once.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Client:
         dialers: Mapping[str, Dialer] = DIALERS,
         resolver: Resolver = resolve,
     ) -> None:
+        _check_trust(settings.servers.values())
         self._settings = settings
         self._emit = events.guarded(on_event)
         self._keypairs = _keypairs(settings, _signers(settings, signer, signers))
@@ -149,6 +152,21 @@ class Client:
             self._favourites,
             settings.drain_timeout,
         )
+
+
+def _check_trust(servers: Iterable[ServerSettings]) -> None:
+    """Raise SettingsError for roots that could never be used: retrying would not mend them."""
+    faults: list[str] = []
+    for server in servers:
+        try:
+            trust = trust_in(server)
+            root_file(trust)
+            if server.ca is not None:  # the system's own take too long to load for a check
+                dial_context(trust, ())
+        except SettingsError as error:
+            faults.extend(error.faults)
+    if faults:
+        raise SettingsError(sorted(faults))
 
 
 def _signers(

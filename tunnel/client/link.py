@@ -6,19 +6,18 @@ and reports what happens to it.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from tunnel import __version__
-from tunnel.client.addresses import dial_any
 from tunnel.client.ending import LEFT, Ending, ending_of
 from tunnel.client.endpoints import Keypair
 from tunnel.client.forward import Forwarder
 from tunnel.client.offers import Offers
-from tunnel.client.racing import Lane, resolves_name
+from tunnel.client.racing import Lane
+from tunnel.client.way import Way
 from tunnel.errors import (
     Code,
     ConnectionLost,
@@ -45,17 +44,12 @@ from tunnel.protocol.messages import (
 from tunnel.protocol.registration import ClientRegistration, FromRelay
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
-from tunnel.settings.values import ServerSettings
-from tunnel.stream import Address, Connection
-from tunnel.tls.contexts import Trust
-from tunnel.transport.doors import Dialer
-from tunnel.transport.options import TransportOptions
+from tunnel.stream import Connection
 
 SOFTWARE = f"tunnel/{__version__}"
 WITHDRAWAL_TIMEOUT = 5.0  # for the relay to confirm that no new visitors come
 
 Channel = ControlChannel[FromRelay, Serve | Ping | Pong]
-Resolver = Callable[[Address], Awaitable[list[Address]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,28 +60,6 @@ class Claim:
     instance: bytes
     names: tuple[str, ...]
     extension: bytes | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Way:
-    """How one relay is reached."""
-
-    server: ServerSettings
-    options: TransportOptions
-    dialers: Mapping[str, Dialer]
-    resolve: Resolver
-
-    async def dial(self, lane: Lane) -> Connection:
-        """Return a connection over the lane's transport; raises DialFailed. Cancel-safe."""
-        server = self.server
-        trust = Trust(server.server_name, server.ca, server.pin, server.insecure)
-        connect = self.dialers[lane.transport]
-        addresses = [server.address]
-        if resolves_name(lane, server.proxy):
-            addresses = await self.resolve(server.address)
-        return await dial_any(
-            addresses, lambda address: connect(address, trust, self.options, server.proxy)
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.client.scenes import FakeRelay, Scene, client_settings, play
+from tunnel.client.client import Client
 from tunnel.client.ending import Ending
 from tunnel.client.events import Failed, Refused
 from tunnel.client.journal import Journal
-from tunnel.errors import Code
+from tunnel.errors import Code, SettingsError
 from tunnel.tls.identity import generate
 
 
@@ -37,6 +38,13 @@ def test_a_bug_of_ours_is_logged_with_its_traceback_and_tried_again(
     bugs = [each for each in caplog.records if each.levelno == logging.ERROR and each.exc_info]
     assert len(bugs) >= 2
     assert dials >= 2
+
+
+def test_roots_that_cannot_be_used_end_the_client_at_its_start(tmp_path: Path) -> None:
+    roots = tmp_path / "ca.pem"
+    roots.write_text("no certificate")
+    with pytest.raises(SettingsError, match=r"ca\.pem: holds no usable PEM certificate"):
+        Client(client_settings(tmp_path, server={"ca": roots}))
 
 
 def test_a_refusal_of_a_name_that_nobody_claimed_is_not_told(tmp_path: Path) -> None:
