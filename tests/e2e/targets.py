@@ -76,7 +76,13 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def pages(port: int = 0) -> Iterator[str]:
     """Serve pages, on any port that is free unless it is given; yields the target's address."""
-    server = _Server(("127.0.0.1", port), _Pages)
+    with serving(_Server(("127.0.0.1", port), _Pages)) as address:
+        yield address
+
+
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Run a server in a thread of its own; yields its address."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -6,7 +6,6 @@ The verdict comes back as a POST, and so through the tunnel like everything else
 import hashlib
 import json
 import struct
-import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 
-from tests.e2e.targets import pattern
+from tests.e2e.targets import pattern, serving
 
 EACH = 50  # of each kind: images, scripts, styles, and what only a script fetches
 HEIGHT = 40  # of every image; the width is its number, from 1 on
@@ -178,11 +177,5 @@ def hung(gallery: Gallery) -> Iterator[str]:
     """Serve a gallery; yields the target's address."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.gallery = gallery
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(server) as address:
+        yield address
