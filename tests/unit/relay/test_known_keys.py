@@ -1,11 +1,12 @@
 """The memory of ids under open access."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
-from tunnel.errors import Code, Refused
-from tunnel.relay.known_keys import RECENT_DAYS, KnownKeys
+from tunnel.errors import Code, Refused, SettingsError
+from tunnel.relay.known_keys import OUTDATED_KEPT, RECENT_DAYS, KnownKeys
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 
@@ -56,6 +57,27 @@ def test_a_line_cut_short_by_a_crash_costs_only_itself(tmp_path: Path) -> None:
         journal.write("cd 6262")
     with pytest.raises(Refused):
         KnownKeys(path).claim("ab", BOB)
+
+
+def test_a_key_that_follows_a_line_cut_short_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "known"
+    path.write_text("cd 6262")
+    KnownKeys(path).claim("ab", ALICE)
+    with pytest.raises(Refused):
+        KnownKeys(path).claim("ab", BOB)
+
+
+def test_the_journal_does_not_grow_while_the_relay_runs(tmp_path: Path) -> None:
+    path, days = tmp_path / "known", itertools.count()
+    known = KnownKeys(path, day=lambda: next(days))  # no two looks fall on one day
+    for _ in range(OUTDATED_KEPT + 10):
+        known.claim("ab", ALICE)
+    assert len(path.read_text().splitlines()) < 10
+
+
+def test_a_journal_that_cannot_be_read_is_the_operators_fault(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        KnownKeys(tmp_path)
 
 
 def test_the_journal_is_compacted_at_start(tmp_path: Path) -> None:
