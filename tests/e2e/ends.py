@@ -86,6 +86,8 @@ class TlsEnd(PlainEnd):
         self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = None
     ) -> None:
         super().__init__(sock)
+        # Python 3.11.2 would take a FIN without close_notify for a clean end.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming,

@@ -94,3 +94,15 @@ def test_a_race_that_is_cancelled_cancels_its_runners() -> None:
 
     with pytest.raises(TimeoutError):
         asyncio.run(scene())
+
+
+def test_a_deadline_after_a_race_is_a_deadline() -> None:
+    """Python 3.11.2 counts the group's own cancellation for one from outside."""
+
+    async def scene() -> None:
+        await first_of(forever, return_at_once)
+        async with asyncio.timeout(0):
+            await forever()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(scene())
