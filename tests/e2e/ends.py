@@ -122,10 +122,12 @@ class TlsEnd(PlainEnd):
                     data = self._tls.read(READ_BYTES)
             except ssl.SSLWantReadError:
                 self._feed()
-            except ssl.SSLEOFError:
-                self.seen = Ending.TRUNCATED
             except ssl.SSLZeroReturnError:  # after close_notify, if ours has gone out before
                 self._expect_fin()
+            except ssl.SSLError as error:  # Python 3.11.2 has no class of its own for this one
+                if error.reason != "UNEXPECTED_EOF_WHILE_READING":
+                    raise
+                self.seen = Ending.TRUNCATED
             else:
                 if data:
                     return data
