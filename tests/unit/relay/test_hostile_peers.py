@@ -86,6 +86,8 @@ class HostilePeer:
                 reader.feed(data)
                 while (payload := reader.next_frame()) is not None:
                     self._hear(payload)
+        if not self._hello.done():  # cut before it came: whoever waits for it is not left behind
+            self._hello.set_result(b"")
         if self.heard and isinstance(self.heard[-1], LAST_WORDS):
             self.connection.close(self.heard[-1].reason.code)
 
