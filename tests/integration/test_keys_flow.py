@@ -32,7 +32,7 @@ from tunnel.runtime.logs import set_up_logs
 from tunnel.settings.values import (
     KIB,
     MIB,
-    ClientSideLimits,
+    ClientLimits,
     FlowSettings,
     LogSettings,
     QuicSettings,
@@ -83,7 +83,7 @@ async def options_of(
         client.stop()
         raise DialFailed("seen enough")
 
-    settings = client_settings(folder, limits=ClientSideLimits(buffer_total), **shared)
+    settings = client_settings(folder, limits=ClientLimits(buffer_total), **shared)
     settings = replace(settings, servers={"eu": replace(settings.servers["eu"], transport="quic")})
     client = Client(settings, dialers={"quic": dial})
     await client.run()

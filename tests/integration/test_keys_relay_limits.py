@@ -31,7 +31,7 @@ from tests.unit.transport.quic.test_doorkeeper import caller, first_datagram
 from tunnel.errors import Code, ConnectionLost, DialFailed
 from tunnel.protocol.messages import Ping, Reject
 from tunnel.settings.values import (
-    ClientLimits,
+    GrantLimits,
     RelayLimits,
     RelaySettings,
     RelayTimeouts,
@@ -43,7 +43,7 @@ CALM = RelayTimeouts(open_stream=LONGER, visitor_hold=LONGER)
 
 def limited(folder: Path, identity: Identity, **limits: Any) -> RelaySettings:
     """Return settings that list one client with limits of its own."""
-    clients = granted(identity, limits=ClientLimits(**limits))
+    clients = granted(identity, limits=GrantLimits(**limits))
     return relay_settings(folder, suffixes=LISTED, clients=clients, timeouts=CALM)
 
 
@@ -218,7 +218,7 @@ def test_register_has_to_be_done_in_time(transport: str, run: Run, tmp_path: Pat
 
 def test_open_stream_is_how_long_a_visitor_waits_for_a_place(tmp_path: Path, run: Run) -> None:
     identity = generate()
-    clients = granted(identity, limits=ClientLimits(streams=1))
+    clients = granted(identity, limits=GrantLimits(streams=1))
 
     async def look(stage: Stage) -> float:
         client = await stage.serve("h2", identity)

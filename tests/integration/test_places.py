@@ -9,13 +9,13 @@ from tests.integration.conftest import Run
 from tests.integration.hellos import hello
 from tests.integration.stage import LISTED, SHORT, granted, on_stage, relay_settings
 from tests.integration.visitors import visiting
-from tunnel.settings.values import ClientLimits, RelaySettings
+from tunnel.settings.values import GrantLimits, RelaySettings
 from tunnel.tls.identity import Identity, generate
 
 
 def for_one(folder: Path, identity: Identity, streams: int) -> RelaySettings:
     """Return settings that list one client with so many places, and patience for visitors."""
-    clients = granted(identity, limits=ClientLimits(streams=streams))
+    clients = granted(identity, limits=GrantLimits(streams=streams))
     timeouts = replace(SHORT, open_stream=5.0)
     return relay_settings(folder, suffixes=LISTED, clients=clients, timeouts=timeouts)
 

@@ -14,7 +14,7 @@ from tunnel.protocol.names import best_match, client_id, has_id_shape
 from tunnel.protocol.registration import Claim
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.once import Once
-from tunnel.settings.values import ClientGrant, ClientLimits, RelaySettings, SuffixSettings
+from tunnel.settings.values import ClientGrant, GrantLimits, RelaySettings, SuffixSettings
 from tunnel.stream import Address
 
 log = get_log(__name__)
@@ -26,7 +26,7 @@ class Decision:
 
     granted: Mapping[str, int]
     refused: Mapping[str, Code] = field(default_factory=dict)
-    limits: ClientLimits = field(default_factory=ClientLimits)
+    limits: GrantLimits = field(default_factory=GrantLimits)
 
 
 class Admission(Protocol):
@@ -59,7 +59,7 @@ class SettingsAdmission:
                 refused[name] = refusal.code
                 reason = refusal
         if granted:
-            return Decision(granted, refused, grant.limits if grant else ClientLimits())
+            return Decision(granted, refused, grant.limits if grant else GrantLimits())
         if not refused:
             raise Refused(Code.NAME_REFUSED, "no name was asked for")
         if grant is None:

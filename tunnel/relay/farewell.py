@@ -27,7 +27,7 @@ class Farewell:
         for cut in tuple(loser.unanswered):
             cut()
         for link in loser.links:
-            names = tuple(loser.granted)
+            names = sorted(loser.granted)
             self._crowd.start(self._drain(link, Code.SUPERSEDED, DISPLACED_INTERVAL, names))
 
     def drain(self, links: Iterable[Link], retry_after: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 
 from tunnel.errors import Code, Refused
-from tunnel.settings.values import ClientLimits
+from tunnel.settings.values import GrantLimits
 from tunnel.stream import Address
 
 _BURST_SECONDS = 0.25  # how much of a rate may pass at once
@@ -39,7 +39,7 @@ class TokenBucket:
 class ClientUse:
     """What one key uses at this relay, over all its sessions."""
 
-    limits: ClientLimits
+    limits: GrantLimits
     connections: int = 0
     streams: int = 0
     bucket: TokenBucket | None = None
@@ -69,7 +69,7 @@ class ClientUse:
             await self._free.wait()
 
 
-def client_bucket(limits: ClientLimits, now: float) -> TokenBucket | None:
+def client_bucket(limits: GrantLimits, now: float) -> TokenBucket | None:
     """Return the bucket of a client with a rate limit, None without one."""
     return TokenBucket(limits.rate, now) if limits.rate is not None else None
 

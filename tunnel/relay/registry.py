@@ -86,7 +86,7 @@ class Registry:
         self._uses[claimant.fingerprint] = use
         use.connections += 1
         self.connections += 1
-        session.granted = dict(decision.granted)
+        session.granted = frozenset(decision.granted)
         link = Link(claimant.connection, claimant.channel, session)
         session.links.append(link)
         return link

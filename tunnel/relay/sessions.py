@@ -64,7 +64,7 @@ class Session:
     instance: bytes
     use: ClientUse
     is_replica: bool = False
-    granted: dict[str, int] = field(default_factory=dict)
+    granted: frozenset[str] = frozenset()
     links: list[Link] = field(default_factory=list)
     predecessors: list[bytes] = field(default_factory=list)  # instances it has superseded
     unanswered: set[Callable[[], None]] = field(default_factory=set)  # cuts of silent streams

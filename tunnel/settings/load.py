@@ -16,10 +16,10 @@ from tunnel.settings.values import (
     ClientGrant,
     ClientLimits,
     ClientSettings,
-    ClientSideLimits,
     ClientTimeouts,
     EndpointSettings,
     FlowSettings,
+    GrantLimits,
     KeypairSettings,
     ListenerSettings,
     LogSettings,
@@ -83,7 +83,7 @@ def read_client(tree: Table, circumstances: Circumstances) -> ClientSettings:
         servers=servers,
         keypairs=_named(KeypairSettings, values["keypairs"]),
         endpoints={name: _endpoint(name, table, tuple(servers)) for name, table in endpoints},
-        limits=ClientSideLimits(**values["limits"]),
+        limits=ClientLimits(**values["limits"]),
         timeouts=ClientTimeouts(**values["timeouts"]),
         **_shared(values),
     )
@@ -107,7 +107,7 @@ def _in_force(table: Values) -> Values:
 
 
 def _grant(name: str, table: Values) -> ClientGrant:
-    limits = ClientLimits(**table.get("limits", {}))
+    limits = GrantLimits(**table.get("limits", {}))
     return ClientGrant(name=name, **{**table, "limits": limits})
 
 

@@ -96,7 +96,7 @@ class SuffixSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientLimits:
+class GrantLimits:
     """What one client may use; rate counts both directions together, in bytes per second."""
 
     streams: int = 1000
@@ -112,7 +112,7 @@ class ClientGrant:
     fingerprint: bytes  # 32 bytes
     suffixes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    limits: ClientLimits = ClientLimits()
+    limits: GrantLimits = GrantLimits()
     enabled: bool = True
 
 
@@ -145,7 +145,7 @@ class ClientTimeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientSideLimits:
+class ClientLimits:
     """Caps of the client process."""
 
     buffer_total: int = GIB
@@ -219,7 +219,7 @@ class ClientSettings:
     drain_timeout: float = 30.0
     probe_interval: float = 60.0
     direct: str = "off"
-    limits: ClientSideLimits = ClientSideLimits()
+    limits: ClientLimits = ClientLimits()
     flow: FlowSettings = FlowSettings()
     quic: QuicSettings = QuicSettings()
     timeouts: ClientTimeouts = ClientTimeouts()

@@ -12,7 +12,7 @@ from tunnel.relay.admission import Decision
 from tunnel.relay.registry import Claimant, Registry
 from tunnel.relay.sessions import Kinds, Link, RelayChannel
 from tunnel.runtime.control import ControlChannel
-from tunnel.settings.values import ClientLimits
+from tunnel.settings.values import GrantLimits
 from tunnel.stream import Connection
 from tunnel.transport.memory import MemoryStream, memory_pair
 
@@ -46,7 +46,7 @@ class Scene:
 
     expected: tuple[str, ...] = ()
     connections: int = 100
-    limits: ClientLimits = field(default_factory=ClientLimits)
+    limits: GrantLimits = field(default_factory=GrantLimits)
     clock: Clock = field(default_factory=Clock)
     far_ends: list[Connection] = field(default_factory=list)
 

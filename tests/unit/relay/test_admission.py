@@ -10,7 +10,7 @@ from tunnel.errors import Code, Refused
 from tunnel.protocol.registration import Claim
 from tunnel.relay.admission import Decision, SettingsAdmission
 from tunnel.relay.known_keys import KnownKeys
-from tunnel.settings.values import ClientGrant, ClientLimits, RelaySettings, SuffixSettings
+from tunnel.settings.values import ClientGrant, GrantLimits, RelaySettings, SuffixSettings
 from tunnel.stream import Address
 
 KEY = bytes(range(32))
@@ -28,7 +28,7 @@ GRANT = ClientGrant(
     KEY,
     suffixes=("t.test", "new.test"),
     names=("shop.example.com", "*.shop.example.com"),
-    limits=ClientLimits(streams=7),
+    limits=GrantLimits(streams=7),
 )
 REVOKED = ClientGrant("old", b"r" * 32, suffixes=("t.test",), enabled=False)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tunnel.errors import Code, Refused
 from tunnel.relay.limits import AddressCounts, ClientUse, TokenBucket, address_key
-from tunnel.settings.values import ClientLimits
+from tunnel.settings.values import GrantLimits
 from tunnel.stream import Address
 
 
@@ -64,7 +64,7 @@ def test_a_place_is_free_again_after_use() -> None:
 
 def test_a_stream_waits_for_a_place_and_gets_it() -> None:
     async def scene() -> list[str]:
-        use, order = ClientUse(ClientLimits(streams=1)), []
+        use, order = ClientUse(GrantLimits(streams=1)), []
 
         async def visit(name: str) -> None:
             async with use.stream_place(timeout=5):

@@ -15,7 +15,7 @@ from tests.unit.relay.scenes import (
 )
 from tunnel.errors import Code, Refused
 from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT, RECENT_SECONDS
-from tunnel.settings.values import ClientLimits
+from tunnel.settings.values import GrantLimits
 
 OLD, NEW = b"1" * 16, b"2" * 16
 
@@ -264,7 +264,7 @@ async def test_who_waits_for_a_name_is_woken_by_its_serving() -> None:
 
 @in_loop
 async def test_a_key_has_only_so_many_connections() -> None:
-    scene = Scene(limits=ClientLimits(connections=1))
+    scene = Scene(limits=GrantLimits(connections=1))
     scene.join()
     with pytest.raises(Refused) as caught:
         scene.join()

@@ -12,8 +12,8 @@ from tunnel.settings.load import load_client, load_relay
 from tunnel.settings.relay_schema import RELAY as RELAY_SCHEMA
 from tunnel.settings.schema import Schema
 from tunnel.settings.values import (
+    ClientLimits,
     ClientSettings,
-    ClientSideLimits,
     ClientTimeouts,
     EndpointSettings,
     FlowSettings,
@@ -255,7 +255,7 @@ def test_the_defaults_of_a_client_are_those_of_the_values(tmp_path: Path) -> Non
         endpoints={
             "web": EndpointSettings("web", "primary", "t.example.org", target, servers=("eu",))
         },
-        limits=ClientSideLimits(),
+        limits=ClientLimits(),
         flow=FlowSettings(),
         quic=QuicSettings(),
         timeouts=ClientTimeouts(),
