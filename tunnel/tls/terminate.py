@@ -14,8 +14,7 @@ from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamR
 from tunnel.stream import Stream
 
 RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
-CHUNK_BYTES = 128 * 1024  # sealed before it goes down: 8 records
-RECEIVE_BYTES = 256 * 1024  # what `Stream.receive` may return
+CHUNK_BYTES = 64 * 1024  # sealed before it goes down, opened before it goes up: 4 records
 OWED_BYTES = 16 * 1024  # answers to a visitor who asks and asks, and is sent nothing
 FAREWELL_TIMEOUT = 1.0  # for an alert to be read before the stream is cut
 
@@ -34,6 +33,7 @@ class TlsStream:
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
+        self._sealed = memoryview(b"")  # received from below, not yet given to OpenSSL
         self._opened = b""  # decrypted, not yet received
         self._is_ended = False  # the peer's close_notify has been read
         self._is_finished = False
@@ -57,9 +57,9 @@ class TlsStream:
         """As `Stream.receive`; truncation raises StreamReset."""
         self._open()
         while not self._opened and not self._is_ended:
-            await _feed(self._below, self._incoming)
-            self._open()
-        data, self._opened = self._opened[:RECEIVE_BYTES], self._opened[RECEIVE_BYTES:]
+            self._sealed = self._sealed or memoryview(await self._below.receive())
+            self._open_sealed()
+        data, self._opened = self._opened, b""
         return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
@@ -69,8 +69,7 @@ class TlsStream:
             raise LocalProtocolError("send after finish")
         with memoryview(data) as view, view.cast("B") as octets:
             for start in range(0, len(octets), CHUNK_BYTES):
-                self._seal(octets[start : start + CHUNK_BYTES])
-                await self._below.send(self._outgoing.read())
+                await self._below.send(self._seal(octets[start : start + CHUNK_BYTES]))
 
     async def finish(self) -> None:
         """As `Stream.finish`: close_notify, then the finish of the stream below."""
@@ -114,8 +113,21 @@ class TlsStream:
     def join(self, far: Stream) -> None:
         """Return None: the pair has to be copied."""
 
+    def _open_sealed(self) -> None:
+        """Decrypt a chunk of what came from below, or note that it has ended.
+
+        OpenSSL gets a record's worth at a time: its buffers keep the size they once had.
+        """
+        if not self._sealed:
+            self._incoming.write_eof()
+            self._open()
+        while self._sealed and len(self._opened) < CHUNK_BYTES:
+            self._incoming.write(self._sealed[:RECORD_BYTES])
+            self._sealed = self._sealed[RECORD_BYTES:]
+            self._open()
+
     def _open(self) -> None:
-        """Decrypt all that has come from below; raises StreamReset where that is not to be had."""
+        """Decrypt all that OpenSSL was given; raises StreamReset where that is not to be had."""
         self._require_whole()
         pieces = [self._opened] if self._opened else []
         try:
@@ -132,13 +144,16 @@ class TlsStream:
             raise self._broken()
         self._opened = b"".join(pieces)
 
-    def _seal(self, octets: memoryview) -> None:
-        """Encrypt into the outgoing buffer; OpenSSL takes a record's worth at a time."""
+    def _seal(self, octets: memoryview) -> bytes:
+        """Return encrypted what OpenSSL is given a record's worth at a time."""
+        records = []
         try:
             while octets:
-                octets = octets[self._tls.write(octets) :]
+                octets = octets[self._tls.write(octets[:RECORD_BYTES]) :]
+                records.append(self._outgoing.read())
         except ssl.SSLError as error:
             raise self._broken() from error
+        return b"".join(records)
 
     def _require_whole(self) -> None:
         if self._cut is not None:

@@ -25,6 +25,8 @@ ACCEPTS_PER_TURN = 32
 DESCRIPTOR_SHARE = (
     0.8  # of RLIMIT_NOFILE; the rest is for targets, files and connections to clients
 )
+TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h; named since 3.12
+UNSENT_MAX_BYTES = 64 * 1024  # per socket in the kernel, besides what the far end has room for
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
@@ -96,7 +98,6 @@ class TcpStream(asyncio.BufferedProtocol):
             return
         self._check()
         self._is_finished = True
-        self._transport.set_write_buffer_limits(high=0)
         try:
             self._transport.write_eof()
         except OSError:  # the peer's RST overtook us
@@ -118,6 +119,9 @@ class TcpStream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's have no common base
         self._descriptor = transport.get_extra_info("socket").fileno()
+        # `send` returns once the kernel has it all: whoever grants credit then, grants for bytes
+        # that have left the process.
+        self._transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
         # Made for each read and dropped after it: a stream that idles holds no buffer.
@@ -222,9 +226,14 @@ async def _connect(target: Address | Path) -> TcpStream:
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what each stream's socket has: no Nagle delay, and keep-alive to notice the dead."""
+    """Set what each stream's socket has: no Nagle delay, and keep-alive to notice the dead.
+
+    And little that waits unsent in the kernel, which would take megabytes: a reader that stands
+    still would seem to keep up, and be granted ever more (transport.window).
+    """
     if sock.family == socket.AF_UNIX:
         return
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MAX_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)

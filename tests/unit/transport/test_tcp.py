@@ -7,7 +7,7 @@ import select
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -396,3 +396,20 @@ def few_descriptors() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@on_both_loops
+def test_a_reader_that_stands_still_holds_up_the_sender_soon(loop: str) -> None:
+    async def body() -> None:
+        stream, plain = await joined()
+        sent = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                while True:
+                    await stream.send(bytes(16 * 1024))
+                    sent += 16 * 1024
+        stream.abort()
+        plain.close()
+        assert sent <= 256 * 1024  # what a stream_window is by default
+
+    run_on(loop, body())

@@ -10,17 +10,16 @@ from typing import Any
 from tunnel.errors import Code, ConnectionLost
 from tunnel.transport.http2.connection import Http2Connection
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import reason_of, tune
+from tunnel.transport.tcp import TCP_NOTSENT_LOWAT, reason_of, tune
 
-NOTSENT_LOWAT_BYTES = 128 * 1024
+UNSENT_MAX_BYTES = 128 * 1024  # of all streams of the connection together
 SHUTDOWN_TIMEOUT = 1.0  # for the peer's close_notify
-TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h; named since 3.12
 
 
 def tune_for_control(sock: socket.socket) -> None:
     """Keep the kernel from queueing seconds of stream bytes ahead of the control stream's."""
     tune(sock)
-    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MAX_BYTES)
 
 
 def tls_timeouts(options: TransportOptions) -> Mapping[str, Any]:
