@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from tunnel.stream import Address
 
@@ -38,3 +38,28 @@ async def datagram_path(relay: Address) -> AsyncIterator[tuple[Address, Datagram
         yield Address(*transport.get_extra_info("sockname")), path
     finally:
         transport.close()
+
+
+@asynccontextmanager
+async def balancer(target: Address, header: bytes) -> AsyncIterator[Address]:
+    """Pass each connection on to `target`, with a PROXY header before it; yield the address."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*target)
+        far_writer.write(header)
+        with suppress(OSError):  # the test has ended
+            async with asyncio.TaskGroup() as group:
+                group.create_task(copy(reader, far_writer))
+                group.create_task(copy(far_reader, writer))
+        for each in (writer, far_writer):
+            each.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield Address(*server.sockets[0].getsockname())

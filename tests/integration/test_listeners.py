@@ -14,18 +14,20 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.world import free_port
-from tests.integration.clients import ScriptedClient
+from tests.integration.clients import ScriptedClient, dial
 from tests.integration.conftest import Run
+from tests.integration.forwarders import balancer
 from tests.integration.hellos import hello
 from tests.integration.stage import LOOPBACK, Stage, listener, on_stage, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, Visitor, answer_to, visiting
 from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.protocol.hello import UNEXPECTED_MESSAGE, alert
-from tunnel.protocol.messages import StreamHeader
+from tunnel.protocol.messages import StreamHeader, Welcome
 from tunnel.protocol.proxy import V2_SIGNATURE, encode_proxy_v1, encode_proxy_v2
 from tunnel.relay.agents import UNREGISTERED_PER_ADDRESS_FACTOR
 from tunnel.settings.values import RelayLimits, RelaySettings, RelayTimeouts
 from tunnel.stream import Address
+from tunnel.tls.identity import generate
 
 ROOT = Path(__file__).parents[2]
 SOURCE, DESTINATION = Address("203.0.113.7", 4711), Address("198.51.100.1", 443)
@@ -110,6 +112,21 @@ def test_the_address_that_a_balancer_reports_goes_to_the_client(
             assert (header.peer, header.local) == (SOURCE, DESTINATION)
 
     run_on_each(body())
+
+
+def test_a_client_behind_a_balancer_is_known_by_its_own_address(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        trusted = (ip_network(f"{BALANCER}/32"),)
+        doors = [listener("shared", transports=("h2",), proxy_protocol_from=trusted)]
+        settings = relay_settings(tmp_path, listeners=doors)
+        async with on_stage(settings) as stage, balancer(stage.agents, HEADERS["v1"]) as way:
+            client = await dial("h2", way, stage.pin, identity=generate())
+            stage.clients.append(client)
+            answer = await client.register()
+            assert isinstance(answer, Welcome)
+            assert answer.observed == SOURCE
+
+    run(body())
 
 
 def test_a_balancer_that_speaks_for_itself_is_who_it_is(run: Run, tmp_path: Path) -> None:

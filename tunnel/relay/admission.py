@@ -42,6 +42,12 @@ class SettingsAdmission:
     def __init__(self, settings: RelaySettings, own_names: Set[str], known: KnownKeys) -> None:
         self._suffixes = settings.suffixes
         self._grants = {grant.fingerprint: grant for grant in settings.clients.values()}
+        self._exact_names = {
+            name: grant.fingerprint
+            for grant in settings.clients.values()
+            if grant.enabled
+            for name in grant.names
+        }
         self._own_names = own_names | set(settings.suffixes)
         self._known = known
         self._told = Once()
@@ -75,7 +81,8 @@ class SettingsAdmission:
         if suffix is not None and has_id_shape(name, parent):
             self._check_id(label, suffix, fingerprint, grant)
             return suffix.public_port
-        if grant is not None and best_match(grant.names, name):
+        is_anothers = self._exact_names.get(name, fingerprint) != fingerprint
+        if grant is not None and best_match(grant.names, name) and not is_anothers:
             return self._custom_port(grant)
         if grant is None and suffix is not None:
             raise Refused(Code.UNAUTHORIZED, _NOT_LISTED)

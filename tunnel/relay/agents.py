@@ -36,7 +36,6 @@ from tunnel.tls.identity import authenticate
 from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.doors import accept_socket
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 
@@ -84,14 +83,15 @@ class Agents:
             connection = await listener.accept()
             self.crowd.start(self.serve(connection))
 
-    def take_socket(self, sock: socket.socket) -> None:
-        """Serve the client whose ClientHello waits unread on an accepted socket."""
-        self.crowd.start(self._serve_socket(sock))
+    def take_socket(self, sock: socket.socket, peer: Address) -> None:
+        """Serve the client at `peer` whose ClientHello waits unread on an accepted socket."""
+        self.crowd.start(self._serve_socket(sock, peer))
 
-    async def _serve_socket(self, sock: socket.socket) -> None:
+    async def _serve_socket(self, sock: socket.socket, peer: Address) -> None:
+        doors = self._doors
         try:
-            with self._registering(address_of(sock.getpeername())):
-                connection = await accept_socket(sock, self._doors.slot, self._doors.options)
+            with self._registering(peer):
+                connection = await accept_socket(sock, doors.slot, doors.options, peer)
         except OSError as error:  # a reset may come at any time
             sock.close()
             raise ConnectionLost("reset before registration") from error

@@ -30,7 +30,7 @@ class Front:
         self,
         settings: RelaySettings,
         routing: Routing,
-        take_agent: Callable[[socket.socket], None],
+        take_agent: Callable[[socket.socket, Address], None],
     ) -> None:
         self._hello_timeout = settings.timeouts.client_hello
         self._routing = routing
@@ -55,7 +55,7 @@ class Front:
             try:
                 guest, peeker = await receive_guest(sock, listener, self._hello_timeout, admit)
                 if guest.kind is Arrival.AGENT:
-                    self._take_agent(sock)
+                    self._take_agent(sock, guest.caller.peer)
                     return
                 hello = peeker.consume(guest.hello.size)
             except HelloRefused as refusal:

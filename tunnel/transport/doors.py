@@ -37,15 +37,19 @@ async def listen_datagrams(
 
 
 async def accept_socket(
-    sock: socket.socket, slot: CertificateSlot, options: TransportOptions
+    sock: socket.socket,
+    slot: CertificateSlot,
+    options: TransportOptions,
+    reported_peer: Address | None = None,
 ) -> Connection:
     """Return the connection on an accepted TCP socket whose ClientHello is still unread.
 
-    Takes the socket over, also when it raises. Raises ConnectionLost or RemoteProtocolError.
+    Its `peer` is `reported_peer`, whom a balancer speaks for, if there is one. Takes the socket
+    over, also when it raises. Raises ConnectionLost or RemoteProtocolError.
     """
     from tunnel.transport.http2.listener import accept  # noqa: PLC0415 - loaded when first used
 
-    return await accept(sock, slot, options)
+    return await accept(sock, slot, options, reported_peer)
 
 
 async def _dial_quic(

@@ -30,6 +30,7 @@ GRANT = ClientGrant(
     names=("shop.example.com", "*.shop.example.com"),
     limits=GrantLimits(streams=7),
 )
+NEIGHBOUR = ClientGrant("neighbour", b"n" * 32, names=("*.example.com",))
 REVOKED = ClientGrant("old", b"r" * 32, suffixes=("t.test",), enabled=False)
 
 
@@ -39,7 +40,11 @@ def claim(*names: str, key: bytes = KEY) -> Claim:
 
 def decide(folder: Path, *names: str, key: bytes = KEY) -> Decision:
     settings = RelaySettings(
-        "relay.example.com", folder, {}, SUFFIXES, {"shop": GRANT, "old": REVOKED}
+        "relay.example.com",
+        folder,
+        {},
+        SUFFIXES,
+        {"shop": GRANT, "old": REVOKED, "neighbour": NEIGHBOUR},
     )
     known = KnownKeys(folder / "known")
     admission = SettingsAdmission(settings, frozenset({"relay.example.com"}), known)
@@ -57,6 +62,14 @@ def test_an_id_made_with_the_original_is_accepted_where_the_suffix_says_so(tmp_p
 def test_custom_names_are_granted_exactly_or_by_wildcard(tmp_path: Path) -> None:
     names = ("shop.example.com", "eu.shop.example.com")
     assert set(decide(tmp_path, *names).granted) == set(names)
+
+
+def test_a_wildcard_leaves_out_what_another_client_is_granted_exactly(tmp_path: Path) -> None:
+    decision = decide(tmp_path, "shop.example.com", "free.example.com", key=NEIGHBOUR.fingerprint)
+    assert (list(decision.granted), list(decision.refused)) == (
+        ["free.example.com"],
+        ["shop.example.com"],
+    )
 
 
 def test_the_limits_of_the_grant_come_with_it(tmp_path: Path) -> None:

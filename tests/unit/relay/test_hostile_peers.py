@@ -196,7 +196,7 @@ def test_a_socket_that_is_reset_before_its_turn_is_no_fault_of_ours(tmp_path: Pa
     async def body() -> None:
         sock = socket.socket()  # like one that was reset, it has no peer
         async with agents_in(tmp_path) as (agents, _):
-            agents.take_socket(sock)
+            agents.take_socket(sock, Address("192.0.2.1", 4000))
         assert sock.fileno() == -1
 
     asyncio.run(body())

@@ -44,6 +44,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def __init__(self, options: TransportOptions, *, is_relay: bool) -> None:
         loop = asyncio.get_running_loop()
         self.binding = Binding("h2", b"")  # the leaf's hash is set once the handshake is over
+        self.reported_peer: Address | None = None  # by a balancer in between
         self.last_heard = loop.time()
         self.lot = ParkingLot(options.flow.parked_max, options.budget)
         self.engine = Engine(options.flow, is_relay=is_relay)
@@ -61,7 +62,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     @property
     def peer(self) -> Address:
         """The far end of the TCP connection."""
-        return address_of(self._transport.get_extra_info("peername"))
+        return self.reported_peer or address_of(self._transport.get_extra_info("peername"))
 
     @property
     def tls(self) -> ssl.SSLObject:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from tunnel.stream import Binding
+from tunnel.stream import Address, Binding
 from tunnel.tls.contexts import agents_server_context
 from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.http2.connection import RelayConnection
@@ -12,14 +12,19 @@ from tunnel.transport.options import ALPN_HTTP2, TransportOptions
 
 
 async def accept(
-    sock: socket.socket, slot: CertificateSlot, options: TransportOptions
+    sock: socket.socket,
+    slot: CertificateSlot,
+    options: TransportOptions,
+    reported_peer: Address | None = None,
 ) -> RelayConnection:
     """Return the connection on an accepted socket whose ClientHello is still unread.
 
-    Takes the socket over, also when it raises. Raises ConnectionLost. Cancel-safe.
+    `reported_peer` is whom a balancer in between speaks for. Takes the socket over, also when it
+    raises. Raises ConnectionLost. Cancel-safe.
     """
     certificate = slot.current  # once: the slot may be swapped during the handshake
     connection = RelayConnection(options)
+    connection.reported_peer = reported_peer
     connection.binding = Binding("h2", certificate.leaf_hash)
     async with bringing_up(sock, connection, options):
         tune_for_control(sock)
