@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from itertools import combinations
 from pathlib import Path
 
 from tunnel.errors import SettingsError
@@ -99,26 +100,59 @@ def make_endpoints(
 ) -> tuple[Endpoint, ...]:
     """Return all endpoints, with their certificates; raises SettingsError with every fault."""
     moment = now or datetime.now(UTC)
-    endpoints: list[Endpoint] = []
-    faults: list[str] = []
-    for each in settings.endpoints.values():
+    endpoints = tuple(
+        Endpoint(each, keypairs[each.keypair], None) for each in settings.endpoints.values()
+    )
+    faults = _clashes(endpoints)  # before either of two could overwrite the other's certificate
+    if faults:
+        raise SettingsError(sorted(faults))
+    for endpoint in endpoints:
         try:
-            endpoints.append(_make(each, keypairs[each.keypair], settings.state_dir, moment))
+            _furnish(endpoint, settings.state_dir, moment)
         except SettingsError as error:
             faults.extend(error.faults)
     if faults:
         raise SettingsError(sorted(faults))
-    return tuple(endpoints)
+    return endpoints
 
 
-def _make(settings: EndpointSettings, keypair: Keypair, state_dir: Path, now: datetime) -> Endpoint:
-    endpoint = Endpoint(settings, keypair, None)
+def _clashes(endpoints: Iterable[Endpoint]) -> list[str]:
+    """Return what no two endpoints may have in common at one relay.
+
+    Which keypairs hold the same key is not seen in settings: files are copied, signers handed in.
+    """
+    faults: list[str] = []
+    for one, other in combinations(endpoints, 2):
+        if not set(one.settings.servers) & set(other.settings.servers):
+            continue
+        both, why = f"endpoints.{one.name} and endpoints.{other.name} have", _same_key(one, other)
+        shared = (name for name in one.names if name in other.names)
+        faults.extend(f"{both} the same name {name}{why}" for name in shared)
+        if one.keypair.fingerprint == other.keypair.fingerprint and _differ(one, other):
+            faults.append(f"{both} different certificate_extension_hex{why}")
+    return faults
+
+
+def _same_key(one: Endpoint, other: Endpoint) -> str:
+    """Return the words for two keypairs that are one; none if they are not two."""
+    first, second = one.keypair, other.keypair
+    if first is second or first.fingerprint != second.fingerprint:
+        return ""
+    return f": keypairs.{first.name} and keypairs.{second.name} hold the same key"
+
+
+def _differ(one: Endpoint, other: Endpoint) -> bool:
+    """Say whether both have an extension, and not the same: a relay is shown one for a key."""
+    first, second = one.settings.certificate_extension, other.settings.certificate_extension
+    return first is not None and second is not None and first != second
+
+
+def _furnish(endpoint: Endpoint, state_dir: Path, now: datetime) -> None:
     certificate = _certificate(endpoint, state_dir, now)
     if certificate is not None:
         endpoint.slot = CertificateSlot(certificate)
-    if settings.visitor_ca is not None:
+    if endpoint.settings.visitor_ca is not None:
         endpoint.context()  # a fault in it is the operator's, and is wanted now
-    return endpoint
 
 
 def _certificate(endpoint: Endpoint, state_dir: Path, now: datetime) -> Certificate | None:
