@@ -1,6 +1,7 @@
 """From files to one merged tree: the main file, its drop-ins, and files that stand in for them."""
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -53,7 +54,7 @@ def read_documents(sources: Sources) -> Table:
 def _files(sources: Sources) -> list[tuple[Path, Path]]:
     """Return (name shown, file read) of the main file and then of the drop-ins by name."""
     folder = drop_in_folder(sources.main)
-    names = {path for path in _list(folder) if is_drop_in(path.name) and path.is_file()}
+    names = {path for path in _list(folder) if is_drop_in(path.name)}
     if sources.stands_for is not None and not _is_same(sources.stands_for, sources.main):
         names.add(folder / sources.stands_for.name)
     return [(path, _content_of(path, sources)) for path in (sources.main, *sorted(names))]
@@ -89,6 +90,10 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _read_file(path: Path, name: Path, rank: int) -> Table:
     where = Where(str(name), name.absolute().parent, rank=rank)
+    if (
+        rank and path == name and not stat.S_ISREG(path.stat().st_mode)
+    ):  # a pipe may be given by hand
+        raise SettingsError([f"{name}: is not a regular file (nor is it ignored, by its name)"])
     with path.open("rb") as file:
         content = file.read(SIZE_LIMIT + 1)
     if len(content) > SIZE_LIMIT:

@@ -1,6 +1,8 @@
 """Drop-ins, merging, masking, stand-ins."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,35 @@ def test_what_editors_and_packages_leave_behind_is_ignored(tmp_path: Path, name:
     path = write(tmp_path, "relay.toml", RELAY)
     drop_in(tmp_path, name, "not TOML")
     assert load_relay(path, {}).workers == 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "directory"])
+def test_a_drop_in_that_is_no_file_is_a_fault(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = write(tmp_path, "relay.toml", RELAY)
+    folder = drop_in(tmp_path, "a.toml", "[relay]\nx =\n").parent
+    make(folder / "b.toml")
+    assert faults(load_relay, path)[1:] == [
+        "relay.toml.d/b.toml: is not a regular file (nor is it ignored, by its name)"
+    ]
+
+
+def test_a_drop_in_that_leads_nowhere_cannot_be_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "relay.toml", RELAY)
+    link = drop_in(tmp_path, "a.toml", "").with_name("b.toml")
+    link.symlink_to("gone.toml")
+    with pytest.raises(FileNotFoundError) as caught:
+        load_relay(path, {})
+    assert caught.value.filename == str(link)
+
+
+def test_a_stand_in_may_be_a_pipe(tmp_path: Path) -> None:
+    main = write(tmp_path, "relay.toml", RELAY)
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "w") as pipe:
+        pipe.write('[relay]\nname = "piped"\n')
+        pipe.close()
+        sources = Sources(main, Path(f"/dev/fd/{reader}"), tmp_path / "relay.toml.d" / "20.toml")
+        assert read_relay(read_documents(sources), Circumstances({})).name == "piped"
 
 
 def test_tables_merge_deeply_and_arrays_replace(tmp_path: Path) -> None:
