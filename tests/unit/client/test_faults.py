@@ -10,7 +10,7 @@ import pytest
 from tests.unit.client.scenes import FakeRelay, Scene, client_settings, play
 from tunnel.client.client import Client
 from tunnel.client.ending import Ending
-from tunnel.client.events import Failed, Refused
+from tunnel.client.events import Failed, Refused, Started
 from tunnel.client.journal import Journal
 from tunnel.errors import Code, SettingsError
 from tunnel.tls.identity import generate
@@ -66,3 +66,18 @@ def test_a_breach_of_the_protocol_is_a_warning_and_the_networks_fault_is_not(
     journal = Journal("eu", "key", "STANZA", lambda _: None)
     journal.ended("memory", Ending(code, "what came made no sense"), retry_in=1.0)
     assert [record.levelname for record in caplog.records] == [level]
+
+
+@pytest.mark.parametrize("is_insecure", [True, False])
+def test_a_relay_that_is_not_verified_is_told_at_every_start(
+    is_insecure: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(scene: Scene) -> None:
+        await scene.relay.until(lambda: scene.of(Started))
+
+    for _ in range(2):
+        play(client_settings(tmp_path, server={"insecure": is_insecure}), script)
+    told = [each for each in caplog.records if each.message == "relay is not verified"]
+    assert [each.levelname for each in told] == ["WARNING", "WARNING"] * is_insecure
+    fields = {"server": "eu", "setting": "insecure"}
+    assert [vars(each)["fields"] for each in told] == [fields, fields] * is_insecure
