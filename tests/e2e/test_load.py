@@ -55,7 +55,7 @@ async def scene_of(world: World, transport: str, certificate: str) -> AsyncItera
         client = world.client(
             relay,
             target=target,
-            options=f'transport = "{transport}"\npool_size = 4',
+            options=f'transport = "{transport}"',
             endpoint=f'certificate = "{certificate}"',
         )
         is_passed_through = certificate == "passthrough"

@@ -13,7 +13,7 @@ from tunnel.settings.shared_rules import (
     in_force,
     value_at,
 )
-from tunnel.settings.tree import find
+from tunnel.settings.tree import KeyPath, Leaf, find
 
 
 def check_client(reading: Reading) -> None:
@@ -28,6 +28,8 @@ def check_client(reading: Reading) -> None:
         _check_proxy(reading, name)
     for name, endpoint in in_force(reading, "endpoints").items():
         _check_endpoint(reading, name, endpoint)
+    _check_transports(reading)
+    _check_keypairs(reading)
     _check_extensions(reading)
     _check_names(reading)
 
@@ -43,9 +45,71 @@ def _check_trust(reading: Reading, server: str) -> None:
 
 def _check_proxy(reading: Reading, server: str) -> None:
     table = reading.values["servers"][server]
-    transport = table.get("transport") or value_at(reading, ("client", "transport"))
-    if table.get("proxy") and transport == "quic":
+    if table.get("proxy") and _transport(reading, server) == "quic":
         reading.fault(("servers", server, "proxy"), 'carries no UDP, but transport is "quic"')
+
+
+def _transport(reading: Reading, server: str) -> str | None:
+    """Return how a relay is reached, or None where what says so has a fault."""
+    own = ("servers", server, "transport")
+    written = own if find(reading.tree, own) is not None else ("client", "transport")
+    word: str | None = value_at(reading, written)
+    return word
+
+
+def _check_transports(reading: Reading) -> None:
+    """Fault each key about a transport that no relay is reached by.
+
+    Those of `[client]` have a meaning as long as one relay gives it to them.
+    """
+    used = {server: _transport(reading, server) for server in in_force(reading, "servers")}
+    for server, transport in used.items():
+        _check_use(reading, ("servers", server, "pool_size"), ("auto", "h2"), {transport})
+    _check_use(reading, ("client", "pool_size"), ("auto", "h2"), {*used.values()})
+    _check_use(reading, ("client", "probe_interval"), ("auto",), {*used.values()})
+
+
+def _check_use(
+    reading: Reading, path: KeyPath, allowed: tuple[str, ...], used: set[str | None]
+) -> None:
+    """Fault the key at `path` if it is written in a file and none of `used` is `allowed`.
+
+    Flags override files: neither they nor what they leave without a meaning are faults.
+    """
+    if find(reading.tree, path) is None or not used or None in used or used & {*allowed}:
+        return
+    if _is_flag(reading, path) or _is_flag(reading, ("client", "transport")):
+        return
+    wanted = " or ".join(f'transport = "{word}"' for word in allowed)
+    found = " and ".join(sorted(f'"{word}"' for word in used))
+    reading.fault(path, f"belongs to {wanted}, but {found} is in force")
+
+
+def _is_flag(reading: Reading, path: KeyPath) -> bool:
+    """Say whether a value is from the command line: what stands in a file has its line."""
+    node = find(reading.tree, path)
+    return isinstance(node, Leaf) and node.where.line is None
+
+
+def _check_keypairs(reading: Reading) -> None:
+    """Fault each keypair that no endpoint refers to; a masked one counts, for it may come back."""
+    endpoints, keypairs = (find(reading.tree, (group,)) for group in ("endpoints", "keypairs"))
+    wanted = {_keypair(reading, name) for name in getattr(endpoints, "entries", ())}
+    if not wanted <= {*getattr(keypairs, "entries", ())}:
+        return  # a reference that is misspelt, or not understood, may be the one to it
+    for name in in_force(reading, "keypairs"):
+        if name not in wanted:
+            reading.fault(("keypairs", name), "no endpoint refers to it")
+
+
+def _keypair(reading: Reading, endpoint: str) -> str | None:
+    """Return the keypair that an endpoint names, or None where that is not understood."""
+    path = ("endpoints", endpoint, "keypair")
+    understood: str | None = value_at(reading, path)
+    node = find(reading.tree, path)
+    if understood is not None or not isinstance(node, Leaf):
+        return understood
+    return node.value if isinstance(node.value, str) and "${" not in node.value else None
 
 
 def _check_endpoint(reading: Reading, name: str, endpoint: dict[str, Any]) -> None:

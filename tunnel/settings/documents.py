@@ -90,9 +90,8 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _read_file(path: Path, name: Path, rank: int) -> Table:
     where = Where(str(name), name.absolute().parent, rank=rank)
-    if (
-        rank and path == name and not stat.S_ISREG(path.stat().st_mode)
-    ):  # a pipe may be given by hand
+    is_found = rank > 0 and path == name  # a file that was named to us may be a pipe
+    if is_found and not stat.S_ISREG(path.stat().st_mode):
         raise SettingsError([f"{name}: is not a regular file (nor is it ignored, by its name)"])
     with path.open("rb") as file:
         content = file.read(SIZE_LIMIT + 1)

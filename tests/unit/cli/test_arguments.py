@@ -180,6 +180,14 @@ def test_with_a_file_pool_and_transport_flags_override_every_server(folder: Path
 
 
 @pytest.mark.parametrize(
+    ("flag", "key"), [("--force-h2", "probe_interval = 7"), ("--pool-size=3", 'transport = "quic"')]
+)
+def test_what_a_flag_overrides_is_no_fault_of_the_file(folder: Path, flag: str, key: str) -> None:
+    path = write(folder, "client.toml", f"{CLIENT}[client]\n{key}\n")
+    assert serve_client("-c", str(path), flag).servers
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         ([], LogSettings("error", "text")),

@@ -73,7 +73,11 @@ APPENDED = [
         SECOND.format("tow"),
         '12: endpoints.two.keypair: "tow" is not one of [keypairs.*] (did you mean "two"?)',
     ),
-    (SECOND.format("primary"), "11: endpoints.two: has the same name as endpoints.web"),
+    (
+        '[endpoints.two]\nkeypair = "primary"\nsuffix = "t.example.org"\ntarget = 3001',
+        "9: endpoints.two: has the same name as endpoints.web",
+    ),
+    ('[keypairs.two]\nfile = "two.key"', "9: keypairs.two: no endpoint refers to it"),
     (
         f'names = ["a.example.com"]\n{SECOND.format("two")}\nnames = ["a.example.com"]',
         '16: endpoints.two.names: "a.example.com" is a name of endpoints.web already',
@@ -85,11 +89,13 @@ APPENDED = [
         "which has the same keypair",
     ),
     (
-        '[keypairs.two]\nfile = "two.key"\nid_bits = 96',
+        '[keypairs.two]\nfile = "two.key"\nid_bits = 96\n[endpoints.two]\nkeypair = "two"\n'
+        'suffix = "t.example.org"\ntarget = 3001',
         "11: keypairs.two.id_bits: 96 is not an id length (expected 64 or 128)",
     ),
     (
-        '[keypairs.two]\nfile = """-----BEGIN PRIVATE KEY-----\nMIG"""',
+        '[keypairs.two]\nfile = """-----BEGIN PRIVATE KEY-----\nMIG"""\n'
+        '[endpoints.two]\nkeypair = "two"\nsuffix = "t.example.org"\ntarget = 3001',
         "10: keypairs.two.file: holds a key or certificate itself (expected the path of its file)",
     ),
     (
@@ -99,6 +105,25 @@ APPENDED = [
     (
         '[client]\ntransport = "tcp"',
         '10: client.transport: "tcp" is not known here (expected one of "auto", "quic", "h2")',
+    ),
+    (
+        '[client]\ntransport = "quic"\npool_size = 2',
+        '11: client.pool_size: belongs to transport = "auto" or transport = "h2", '
+        'but "quic" is in force',
+    ),
+    (
+        '[client]\ntransport = "h2"\nprobe_interval = 2',
+        '11: client.probe_interval: belongs to transport = "auto", but "h2" is in force',
+    ),
+    (
+        '[servers.us]\naddress = "us"\ntransport = "quic"\npool_size = 2',
+        '12: servers.us.pool_size: belongs to transport = "auto" or transport = "h2", '
+        'but "quic" is in force',
+    ),
+    (
+        '[servers.us]\naddress = "us"\npool_size = 2\n[client]\ntransport = "quic"',
+        '11: servers.us.pool_size: belongs to transport = "auto" or transport = "h2", '
+        'but "quic" is in force',
     ),
     (
         '[client]\nprobe_interval = "1h"',
@@ -143,6 +168,23 @@ APPENDED = [
 def test_a_fault_is_told_with_its_place(tmp_path: Path, text: str, fault: str) -> None:
     path = write(tmp_path, "client.toml", f"{CLIENT}{text}\n")
     assert faults(load_client, path) == [f"client.toml:{fault}"]
+
+
+ACCEPTED = [
+    '[client]\ntransport = "quic"\npool_size = 2\n[servers.us]\naddress = "us"\ntransport = "h2"',
+    '[client]\ntransport = "h2"\nprobe_interval = 2\n[servers.us]\naddress = "us"\n'
+    'transport = "auto"',
+    '[keypairs.two]\nfile = "two.key"\n[endpoints.two]\nenabled = false\nkeypair = "two"',
+    '[keypairs.two]\nfile = "two.key"\n[endpoints.two]\nenabled = false\nkeypair = "${TWO}"',
+    '[keypairs.two]\nenabled = false\nfile = "two.key"',
+]
+
+
+@pytest.mark.parametrize("text", ACCEPTED)
+def test_what_one_relay_or_a_masked_table_gives_a_meaning_is_no_fault(
+    tmp_path: Path, text: str
+) -> None:
+    assert faults(load_client, write(tmp_path, "client.toml", f"{CLIENT}{text}\n")) == []
 
 
 TARGETS = [

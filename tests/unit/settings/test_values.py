@@ -100,6 +100,12 @@ CLIENT_KEYS: list[tuple[str, str, str, Any]] = [
 ]
 
 SERVER = '[servers.us]\naddress = "us.example.org:1"\n'
+# A keypair needs an endpoint that refers to it.
+TWO_KEYS = (
+    '[endpoints.two]\nkeypair = "two"\nsuffix = "t.example.org"\ntarget = 3001\n'
+    '[keypairs.two]\nfile = "two.key"\n'
+)
+
 NAMED_CLIENT_KEYS: list[tuple[str, str, str, Any]] = [
     (SERVER, "", "servers.us.address", Address("us.example.org", 1)),
     (SERVER, "", "servers.us.server_name", "us.example.org"),
@@ -110,8 +116,8 @@ NAMED_CLIENT_KEYS: list[tuple[str, str, str, Any]] = [
     (SERVER, 'transport = "quic"', "servers.us.transport", "quic"),
     (SERVER, "pool_size = 7", "servers.us.pool_size", 7),
     (SERVER, 'proxy = "http://proxy:3128"', "servers.us.proxy", "http://proxy:3128"),
-    ('[keypairs.two]\nfile = "two.key"\n', "", "keypairs.two.file", "two.key"),
-    ('[keypairs.two]\nfile = "two.key"\n', "id_bits = 64", "keypairs.two.id_bits", 64),
+    (TWO_KEYS, "", "keypairs.two.file", "two.key"),
+    (TWO_KEYS, "id_bits = 64", "keypairs.two.id_bits", 64),
     ("", "", "endpoints.web.keypair", "primary"),
     ("", "", "endpoints.web.suffix", "t.example.org"),
     ("", "", "endpoints.web.target", Target(Address("127.0.0.1", 3000))),
