@@ -93,13 +93,15 @@ def fetch(host: str, trusted: Path) -> bytes:
         return answer.read()
 
 
-def visit(folder: Path, *arguments: str, is_staying: bool) -> None:
-    """Start a client, fetch the page through it, say how it went."""
+def visit(folder: Path, wanted: str, *arguments: str, is_staying: bool) -> None:
+    """Start a client, fetch the page through it over the transport wanted, say how it went."""
     start = time.monotonic()
     with program("client", folder, *arguments) as wait_for:
         name = wait_for(r"ID: (\S+)")
         url = wait_for(r"URL: (https://\S+)")
-        transport = wait_for(r"transport=(quic|h2)\b")
+        transport = wait_for(r"transport changed .*transport=(quic|h2)\b")
+        if transport != wanted:
+            raise SystemExit(f"demo: the client came over {transport}, not over {wanted}")
         ready = time.monotonic()
         host = url.removeprefix("https://").partition(":")[0]
         page = fetch(host, trust_file(folder))
@@ -138,8 +140,8 @@ def main() -> None:
         os.environ |= {"DEMO_FOLDER": name, "DEMO_TARGET_PORT": str(port)}
         with program("relay", folder) as wait_for:
             os.environ["DEMO_PIN"] = wait_for(r"--pin (sha256:[0-9a-f]{64})")
-            visit(folder, is_staying=False)
-            visit(folder, "--force-h2", is_staying=arguments.stay)
+            visit(folder, "quic", is_staying=False)
+            visit(folder, "h2", "--force-h2", is_staying=arguments.stay)
     say("demo: done, nothing left running")
 
 

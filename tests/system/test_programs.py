@@ -95,7 +95,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("programs")
     subprocess.run(
         ["go", "build", "-o", folder / "fetch", PROGRAMS / "fetch.go"],
-        env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"},
+        env={
+            **os.environ,
+            "CGO_ENABLED": "0",
+            "GOTOOLCHAIN": "local",
+            "GOCACHE": str(folder / "go"),
+        },
         check=True,
         timeout=BUILD_TIMEOUT,
     )

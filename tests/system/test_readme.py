@@ -98,8 +98,8 @@ def daemons(folder: Path) -> Iterator[Daemons]:
 
 
 SERVED_BY_CI = ("./scripts/check", "./scripts/test", "./scripts/test-system")
+DEMO = "./scripts/demo"
 SCRIPTS: dict[str, list[str]] = {
-    "./scripts/demo": [],
     "./scripts/build": [],
     "./scripts/bench": ["--rounds", "1", "--idle", "3"],
     "./scripts/fuzz": ["5"],
@@ -109,6 +109,17 @@ SCRIPTS: dict[str, list[str]] = {
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_runs(script: str) -> None:
     run(" ".join([script, *SCRIPTS[script]]), ROOT)
+
+
+def test_the_demo_shows_a_page_over_both_transports() -> None:
+    said = run(DEMO, ROOT)
+    for what in (
+        r"ID: [0-9a-f]{32}",
+        r"URL: https://\S+",
+        "over quic, .*Hello",
+        "over h2, .*Hello",
+    ):
+        assert re.search(what, said), f"{what!r} is not in:\n{said}"
 
 
 @pytest.mark.parametrize("script", SERVED_BY_CI)
@@ -166,6 +177,6 @@ def test_nothing_is_shown_that_is_not_run() -> None:
         *SCRIPTS,
         *SERVED_BY_CI,
         *(RELAY_INIT, RELAY_CHECK, RELAY_RUN, RELAY_QUICK),
-        *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, STAY),
+        *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, DEMO, STAY),
     )
     assert sorted(shown()) == sorted(str(each) for each in known)
