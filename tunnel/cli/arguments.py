@@ -63,6 +63,7 @@ def _parse(program: str, argv: Sequence[str], add_flags: AddFlags) -> Namespace:
         usage=f"{program}.pyz [-c {program}.toml] [flags] | VERB",
         epilog="Verbs: " + "; ".join(f"{v} ({VERBS[v]})" for v in _verbs_of(program)),
     )
+    parser.register("action", None, _Once)
     _add_shared_flags(parser, program)
     quick = parser.add_argument_group("quick start without a file")
     known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
@@ -115,6 +116,15 @@ def _log_format(word: str) -> str:
     return word
 
 
+def _ip(word: str) -> str:
+    from ipaddress import ip_address  # noqa: PLC0415 - only where it is asked for
+
+    try:
+        return str(ip_address(word))
+    except ValueError:
+        raise ArgumentTypeError(f"{word!r} is not an IP address") from None
+
+
 def _pool_size(word: str) -> int:
     if not (word.isascii() and word.isdecimal() and 1 <= int(word[:4]) <= _POOL_LIMIT):
         raise ArgumentTypeError(f"{word!r} is out of range (expected 1 to {_POOL_LIMIT})")
@@ -123,7 +133,12 @@ def _pool_size(word: str) -> int:
 
 def _add_relay_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--bind-addr", metavar="IP", help="where to listen (127.0.0.1; with a suffix 0.0.0.0)")
+    add(
+        "--bind-addr",
+        type=_ip,
+        metavar="IP",
+        help="where to listen (127.0.0.1; with a suffix 0.0.0.0)",
+    )
     add("--api-port", type=int, metavar="PORT", help="for clients, UDP and TCP (4433)")
     add("--pub-port", type=int, metavar="PORT", help="for visitors (8443)")
     add("--alpn-port", type=int, metavar="PORT", help="a second port for visitors (none)")
@@ -157,6 +172,17 @@ def _add_client_flags(parser: ArgumentParser) -> None:
     trust.add_argument("--ca", metavar="FILE", help="trust these certificates")
     trust.add_argument("--insecure", action="store_true", default=None, help="trust anyone")
     _add_later_flags(parser, _CLIENT_ACME)
+
+
+class _Once(argparse.Action):
+    """What stores a value by default, but refuses a second one instead of forgetting the first."""
+
+    def __call__(
+        self, _parser: ArgumentParser, space: Namespace, values: object, _flag: str | None = None
+    ) -> None:
+        if getattr(space, self.dest) is not self.default:
+            raise argparse.ArgumentError(self, "may be given only once")
+        setattr(space, self.dest, values)
 
 
 class _LaterFlag(argparse.Action):
@@ -198,6 +224,7 @@ def _parse_verb(program: str, verb: str, argv: Sequence[str]) -> Namespace:
         parser.error(f"not built yet: {LATER_VERBS[verb]}")
     if verb not in _verbs_of(program):
         parser.error(f"no such verb (known: {', '.join(_verbs_of(program))})")
+    parser.register("action", None, _Once)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     if verb == "id":
         _add_id_flags(parser)

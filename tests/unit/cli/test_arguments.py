@@ -205,7 +205,12 @@ USAGE = [
     ("relay", "-v -q", "not allowed with argument -v"),
     ("relay", "--api-port x", "invalid int value: 'x'"),
     ("relay", "--api-port 70000", "listeners.agents.listen: port 70000 is out of range"),
-    ("relay", "--bind-addr host", '"host:4433" has a host name'),
+    ("relay", "--bind-addr nonsense", "argument --bind-addr: 'nonsense' is not an IP address"),
+    ("relay", "--bind-addr 127.0.0.1:80", "argument --bind-addr: '127.0.0.1:80' is not an IP"),
+    ("relay", "--pub-port 1 --pub-port 1", "argument --pub-port: may be given only once"),
+    ("relay", "-c a.toml -c b.toml", "argument -c: may be given only once"),
+    ("client", "--server r --local 1 --local 2", "argument --local: may be given only once"),
+    ("client", "id --primary-key a --primary-key b", "argument --primary-key: may be given only"),
     ("relay", "--tls-cert c.pem", "c.pem does not exist"),
     ("relay", "--allow sha256:1", "--allow: clients.allowed-1.fingerprint"),
     ("relay", "--log-format xml", "'xml' is none of auto, text, json"),
@@ -234,6 +239,22 @@ USAGE = [
     ("client", "-c client.toml --server r", "--server does not go with -c"),
     ("client", "id -c client.toml --id-bits 64", "do not go with -c"),
 ]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("domain-suffix", "local", "pin", "ca", "primary-key", "secondary-key"),
+        *("secondary-local", "primary-cert-extension-hex", "secondary-cert-extension-hex"),
+        *("log-format", "as", "with"),
+    ],
+)
+def test_a_clients_flag_with_one_value_is_not_given_twice(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    word = "json" if flag == "log-format" else "x"
+    assert run_client(f"--{flag}", word, f"--{flag}", word) == (2, None)
+    assert f"argument --{flag}: may be given only once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("program", "line", "told"), USAGE)
