@@ -40,12 +40,22 @@ def _init(program: str, arguments: Namespace) -> int:
     """Write commented settings; never over anything."""
     text = commented_settings(RELAY if program == "relay" else CLIENT)
     try:
-        with arguments.path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        _write_new(arguments.path, text)
     except OSError as error:
         return _cannot_write(arguments.path, error)
     _report(arguments, {"path": str(arguments.path)}, f"wrote {arguments.path}\n")
     return Exit.DONE
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Make a file of `text`, or none at all: half a file would stand in the next try's way."""
+    file = path.open("x", encoding="utf-8")
+    try:
+        with file:
+            file.write(text)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _cannot_write(path: Path, error: OSError) -> int:

@@ -1,7 +1,5 @@
 """The command lines, from the first word to the exit status."""
 
-import json
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -352,50 +350,3 @@ def test_check_with_reads_a_file_in_the_place_of_a_drop_in(
     assert capsys.readouterr().err == (
         'relay.toml.d/50-shop.toml:3: clients.shop.suffixes: "x" is not one of [suffixes.*]\n'
     )
-
-
-def test_init_writes_settings_that_load_and_never_overwrites(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run_client("init", "--json")[0] == 0
-    assert json.loads(capsys.readouterr().out) == {"path": "client.toml"}
-    assert run_client("--check", "-c", "client.toml")[0] == 0
-    assert run_client("init")[0] == 73
-    assert "client.toml: cannot be written: File exists" in capsys.readouterr().err
-
-
-def test_keygen_makes_a_private_key_and_never_overwrites(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_relay("keygen", "new/shop.key", "--json")[0] == 0
-    made = json.loads(capsys.readouterr().out)
-    assert stat.S_IMODE((folder / "new" / "shop.key").stat().st_mode) == 0o600
-    assert run_relay("keygen", "new/shop.key")[0] == 73
-    assert run_client("id", "--primary-key", "new/shop.key", "--json")[0] == 0
-    (endpoint,) = json.loads(capsys.readouterr().out)["endpoints"]
-    assert endpoint["fingerprint"] == made["fingerprint"]
-
-
-def test_id_shows_every_endpoint_of_a_file(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write(folder, "client.toml", CLIENT.replace('"client.key"', '"client.key"\nid_bits = 64'))
-    assert run_client("id", "-c", "client.toml", "--json")[0] == 0
-    (endpoint,) = json.loads(capsys.readouterr().out)["endpoints"]
-    assert endpoint["fingerprint"].startswith(f"sha256:{endpoint['id']}")
-    assert endpoint["url"] == f"https://{endpoint['id']}.t.example.org"
-    assert len(endpoint["id"]) == 16
-
-
-def test_id_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_client("id", "--domain-suffix", "t.example.org")[0] == 0
-    heading, row = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["ENDPOINT", "ID", "URL", "FINGERPRINT"]
-    assert row.index("https://") == heading.index("URL")
-
-
-def test_a_corrupt_key_is_told_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(folder, "client.key", "rubbish").chmod(0o600)
-    assert run_client("id")[0] == 78
-    assert "client.key: is not a readable key" in capsys.readouterr().err
-    assert (folder / "client.key").read_text() == "rubbish"
