@@ -49,7 +49,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene_of(world: World, transport: str, certificate: str) -> AsyncIterator[Scene]:
-    """Start everything, over the given transport; HTTP/2 has its pool of 4."""
+    """Start everything, over the given transport; HTTP/2 has its pool of 4 by default."""
     async with echoing() as target:
         relay = world.relay(extra=f"[limits]\nvisitors_per_address = {2 * VISITORS}")
         client = world.client(
@@ -100,7 +100,10 @@ def test_a_thousand_visitors_are_served_at_once_and_no_more(
     run(body())
 
 
-@each_transport
+@pytest.mark.parametrize(
+    ("transport", "certificate"),
+    [("quic", "passthrough"), pytest.param("h2", "self-signed", marks=pytest.mark.slow)],
+)
 def test_who_waits_for_a_place_gets_the_one_that_is_freed(
     world: World, transport: str, certificate: str
 ) -> None:
