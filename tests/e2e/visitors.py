@@ -87,15 +87,23 @@ def parse(raw: bytes) -> Answer:
 
 
 def served_again(relay: Relay, client: Client, within: float, host: str | None = None) -> float:
-    """Return the seconds until a visitor is served; fails after `within` seconds."""
+    """Return the seconds until a visitor is served; fails if they are more than `within`."""
     start = time.monotonic()
     host = host or client.host
-    while True:
-        try:
-            with tls(relay, client, host, timeout=2.0) as sock:
-                if request(sock, "/", host).status == 200:
-                    return time.monotonic() - start
-        except OSError as error:
-            if time.monotonic() - start > within:
-                raise AssertionError(f"nobody served within {within} s: {error}") from error
-            time.sleep(0.05)
+    while (failure := _failure(relay, client, host)) is not None:
+        if time.monotonic() - start > within:
+            raise AssertionError(f"nobody served within {within:g} s: {failure}")
+        time.sleep(0.05)
+    seconds = time.monotonic() - start
+    assert seconds <= within, f"served after {seconds:.1f} s, not within {within:g} s"
+    return seconds
+
+
+def _failure(relay: Relay, client: Client, host: str) -> str | None:
+    """Return why a visitor is not served; None if it is."""
+    try:
+        with tls(relay, client, host, timeout=2.0) as sock:
+            status = request(sock, "/", host).status
+    except OSError as error:
+        return repr(error)
+    return None if status == 200 else f"status {status}"

@@ -71,17 +71,19 @@ class Scene:
         return "quic" if came >= PROBE_DATAGRAMS else "h2"
 
     def seconds_until_served(self, client: Client, within: float) -> float:
-        """Return how long it takes until a visitor is served; fails after `within` seconds."""
+        """Return how long it takes until a visitor is served; fails if it is more than `within`."""
         with inside(self.path.relay):
             return served_again(self.relay, client, within)
 
     def seconds_until(self, is_so: Callable[[], bool], within: float) -> float:
-        """Return how long it takes until something is so; fails after `within` seconds."""
+        """Return how long it takes until something is so; fails if it is more than `within`."""
         start = time.monotonic()
         while not is_so():
             assert time.monotonic() - start < within, f"not within {within:g} s"
             time.sleep(0.05)
-        return time.monotonic() - start
+        seconds = time.monotonic() - start
+        assert seconds <= within, f"so after {seconds:.1f} s, not within {within:g} s"
+        return seconds
 
 
 @pytest.fixture
