@@ -46,6 +46,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "hyperframe": ("tunnel.transport.http2",),
     "josepy": ("tunnel.acme",),
     "prometheus_client": ("tunnel.admin.metrics",),
+    "segno": ("tunnel.cli",),
     "service_identity": ("tunnel.transport.quic",),
     "tomli": ("tunnel.settings",),
     "uvloop": ("tunnel.runtime",),

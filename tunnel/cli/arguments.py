@@ -65,6 +65,8 @@ def _parse(program: str, argv: Sequence[str], add_flags: AddFlags) -> Namespace:
     )
     parser.register("action", None, _Once)
     _add_shared_flags(parser, program)
+    if program == "client":
+        parser.add_argument("--qr", action="store_true", help="draw each URL, on a terminal")
     quick = parser.add_argument_group("quick start without a file")
     known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
     add_flags(quick)  # type: ignore[arg-type] # a group adds arguments as a parser does

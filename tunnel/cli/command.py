@@ -8,7 +8,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tunnel.cli.arguments import parse_client, parse_relay
 from tunnel.errors import SettingsError
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class ServeClient(Protocol):
+    """Runs a client on settings that are free of faults and returns the exit status."""
+
+    def __call__(self, settings: "ClientSettings", /, *, qr: bool) -> int:
+        """With `qr`, URLs are to be drawn where a person sees them."""
+
+
 def run_relay_command(argv: Sequence[str], serve: "Callable[[RelaySettings], int]") -> int:
     """Do what relay.pyz is asked to and return the exit status.
 
@@ -30,7 +37,7 @@ def run_relay_command(argv: Sequence[str], serve: "Callable[[RelaySettings], int
     return _guard(lambda: _run_relay(parse_relay(argv), serve))
 
 
-def run_client_command(argv: Sequence[str], serve: "Callable[[ClientSettings], int]") -> int:
+def run_client_command(argv: Sequence[str], serve: ServeClient) -> int:
     """Do what client.pyz is asked to and return the exit status; see `run_relay_command`."""
     return _guard(lambda: _run_client(parse_client(argv), serve))
 
@@ -65,7 +72,7 @@ def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") ->
     return serve(settings)
 
 
-def _run_client(arguments: Namespace, serve: "Callable[[ClientSettings], int]") -> int:
+def _run_client(arguments: Namespace, serve: ServeClient) -> int:
     if arguments.verb is not None:
         return _run_verb("client", arguments)
     from tunnel.cli.sources import client_tree  # noqa: PLC0415 - as above
@@ -73,7 +80,11 @@ def _run_client(arguments: Namespace, serve: "Callable[[ClientSettings], int]") 
     from tunnel.settings.load import read_client  # noqa: PLC0415 - as above
 
     settings = _settle(arguments, CLIENT, client_tree, read_client)
-    return settings if isinstance(settings, int) else serve(settings)
+    if isinstance(settings, int):
+        return settings
+    if arguments.qr and not sys.stdout.isatty():
+        _complain("client.pyz: warning: --qr is ignored: standard output is no terminal")
+    return serve(settings, qr=arguments.qr)
 
 
 def _run_verb(program: str, arguments: Namespace) -> int:

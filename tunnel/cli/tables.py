@@ -19,7 +19,7 @@ def format_table(
 
     Characters that a terminal would obey are written as escapes.
     """
-    lines = [[_printable(cell) for cell in row] for row in (headings, *rows)]
+    lines = [[printable(cell) for cell in row] for row in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     first, *rest = (_format_row(line, widths) for line in lines)
     return "\n".join([f"{_BOLD}{first}{_PLAIN}" if coloured else first, *rest]) + "\n"
@@ -30,5 +30,6 @@ def _format_row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-def _printable(cell: str) -> str:
+def printable(cell: str) -> str:
+    """Return a text without characters that a terminal would obey: they become escapes."""
     return cell if cell.isprintable() else ascii(cell)[1:-1]

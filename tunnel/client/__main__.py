@@ -1,11 +1,13 @@
 """The program `client.pyz`. Module level imports next to nothing: `--version` answers at once."""
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
 
+    from tunnel.cli.banner import Banner
     from tunnel.client.client import Client
     from tunnel.client.events import ClientEvent
     from tunnel.runtime.signals import Signals
@@ -19,13 +21,17 @@ def main() -> int:
     return run_client_command(sys.argv[1:], serve)
 
 
-def serve(settings: "ClientSettings") -> int:
-    """Run a client until a signal ends it; return the exit status."""
+def serve(settings: "ClientSettings", *, qr: bool) -> int:
+    """Run a client until a signal ends it; return the exit status. See cli.command.ServeClient."""
+    from tunnel.cli.banner import banner_for  # noqa: PLC0415 - as above
     from tunnel.client.client import Client  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
 
+    targets = {name: str(endpoint.target) for name, endpoint in settings.endpoints.items()}
+    banner = banner_for(sys.stdout, targets, os.environ, qr=qr)
+
     async def run(signals: "Signals") -> None:
-        await run_until(signals.stop, Client(settings, on_event=Announcer()))
+        await run_until(signals.stop, Client(settings, on_event=Announcer(banner)))
 
     return run_daemon(settings.log, run)
 
@@ -45,9 +51,13 @@ async def run_until(stop: "asyncio.Event", client: "Client") -> None:
 
 
 class Announcer:
-    """Prints `ID:` and `URL:`, one pair for each endpoint, once it is served for the first time."""
+    """Prints `ID:` and `URL:`, one pair for each endpoint, once it is served for the first time.
 
-    def __init__(self) -> None:
+    Below them stands the banner, where there is somebody to read it.
+    """
+
+    def __init__(self, banner: "Banner | None" = None) -> None:
+        self._banner = banner
         self._announced: set[str] = set()
 
     def __call__(self, event: "ClientEvent") -> None:
@@ -56,7 +66,8 @@ class Announcer:
 
         if isinstance(event, Serving) and event.endpoint not in self._announced:
             self._announced.add(event.endpoint)
-            sys.stdout.write(f"ID: {event.id}\nURL: {event.url}\n")
+            below = self._banner.text(event.endpoint, event.url) if self._banner else ""
+            sys.stdout.write(f"ID: {event.id}\nURL: {event.url}\n{below}")
             sys.stdout.flush()
 
 

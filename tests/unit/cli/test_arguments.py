@@ -38,7 +38,7 @@ def run_relay(*argv: str) -> tuple[int, RelaySettings | None]:
 def run_client(*argv: str) -> tuple[int, ClientSettings | None]:
     served: list[ClientSettings] = []
 
-    def serve(settings: ClientSettings) -> int:
+    def serve(settings: ClientSettings, *, qr: bool) -> int:
         served.append(settings)
         return SERVED
 

@@ -16,7 +16,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def unused(_settings: object) -> int:
+def unused(_settings: object, **_options: object) -> int:
     raise AssertionError("--show-config served")
 
 
