@@ -104,8 +104,11 @@ async def first_of(*works: Work) -> None:
                 group.create_task(run(work))
     except ExceptionGroup:
         _settle_cancellations(before)  # what is in it was noted when it was raised
-    if errors:
-        raise errors[0]
+    try:
+        if errors:
+            raise errors[0]
+    finally:
+        errors.clear()  # its traceback refers to this frame: a circle the collector would find late
 
 
 def _settle_cancellations(before: int) -> None:
