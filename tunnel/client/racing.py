@@ -81,7 +81,7 @@ class Course:
         self._surplus: list[Lane] = []
         self._backoffs: dict[Lane | None, Backoff] = {}  # None: of the race as a whole
         self._probe = _Probe(rules.probe_interval)
-        self._down_since = 0.0
+        self._down_since = self._up_since = 0.0
         self.transport: str | None = None
         self.favourite = remembered
 
@@ -130,6 +130,7 @@ class Course:
         self._standing[lane] = Standing.UP
         self._since[lane] = now
         if self.transport is None:
+            self._up_since = now
             self._settle(lane.transport, now)
         elif lane.transport == HTTP2:
             self._dial_pool(now)
@@ -160,7 +161,7 @@ class Course:
         if self.transport is None:
             self._run_failed(lane, now, ending)
         elif not self._is_up():
-            self._down_since = now
+            self._count_outage(now)
             self._race(now + self._pause(None, now, ending, lasted), ending)
         elif lane != _FIRST:
             self._due[lane] = now + self._pause(lane, now, ending, lasted)
@@ -171,6 +172,14 @@ class Course:
                 self._due[_FIRST] = now  # the relay may only have been restarted
         else:
             self._due[lane] = max(now, self._probe.after_failure())
+
+    def _count_outage(self, now: float) -> None:
+        """Begin an outage, or go on with the last one if what has ended it did not hold.
+
+        Else a relay that welcomes us and breaks off would be dialled without end at FIRST_DELAY.
+        """
+        lasted = now - self._up_since
+        self._down_since = now if lasted >= HEALTHY_AFTER else self._down_since + lasted
 
     def _is_up(self) -> bool:
         return any(state is not Standing.DIALLING for state in self._standing.values())

@@ -65,12 +65,12 @@ class _JumpingSelector(selectors.DefaultSelector):
         return []
 
 
-def run_in_no_time(main: Coroutine[Any, Any, T]) -> T:
+def run_in_no_time(main: Coroutine[Any, Any, T], *, debug: bool = True) -> T:
     """Run `main` on a loop in which every timer fires at once, in order, at its own time."""
     selector = _JumpingSelector()
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.now  # type: ignore[method-assign] # the clock is the point
-    with asyncio.Runner(loop_factory=lambda: loop, debug=True) as runner:
+    with asyncio.Runner(loop_factory=lambda: loop, debug=debug) as runner:
         return runner.run(main)
 
 

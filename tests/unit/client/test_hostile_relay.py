@@ -291,13 +291,16 @@ def test_a_violation_ends_in_protocol(violation: str, prelude: str, tmp_path: Pa
     assert last.reason.code is Code.PROTOCOL
 
 
-def test_a_relay_that_never_mends_is_dialled_less_and_less_often(tmp_path: Path) -> None:
+def test_a_relay_that_welcomes_and_breaks_off_is_dialled_less_and_less_often(
+    tmp_path: Path,
+) -> None:
     async def scene() -> list[float]:
         scripts = [[*REGISTER, violation] for violation in VIOLATIONS.values()] * 3
         return [at for _, at, _ in (await live(tmp_path, *scripts)).dials]
 
     dials = run_in_no_time(scene())
-    assert dials[-1] - dials[-6] > dials[5] - dials[0]
+    # Some 240 s; with the shortest pauses each time, one after the other, it would be 36 s.
+    assert dials[-1] - dials[0] > 90
 
 
 def test_a_relay_that_asks_and_never_listens_is_not_listened_to(tmp_path: Path) -> None:
@@ -360,7 +363,8 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         scripts[number] = [weigh]
     tracemalloc.start()
     try:
-        run_in_no_time(live(tmp_path, *scripts))
+        # In debug mode a loop keeps where everything was made.
+        run_in_no_time(live(tmp_path, *scripts), debug=False)
     finally:
         tracemalloc.stop()
     assert weights[1] - weights[0] < count * 1024  # a connection kept would cost several KiB

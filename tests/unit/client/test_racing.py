@@ -155,6 +155,19 @@ def test_after_an_outage_nobody_waits_longer_than_it_lasted() -> None:
     assert max(pauses) > 25
 
 
+def test_connections_that_do_not_hold_end_no_outage() -> None:
+    trial = Trial("quic")
+    pauses = []
+    for _ in range(20):
+        ended_at = trial.now
+        trial.until((trial.course.next_timeout() or 0) - trial.begin)
+        pauses.append(trial.now - ended_at)
+        trial.up(FIRST)
+        trial.until(trial.now - trial.begin + 1)
+        trial.end(FIRST, LOST)
+    assert max(pauses) > 20
+
+
 def test_on_http2_quic_is_probed_each_interval_which_doubles_while_it_fails() -> None:
     trial = on_pool()
     moments = []
