@@ -49,6 +49,16 @@ class SettingsError(TunnelError):
         super().__init__("\n".join(self.faults))
 
 
+class NotWritable(SettingsError):
+    """What settings tell a program to keep cannot be written where they say."""
+
+
+def joined(errors: Sequence[SettingsError]) -> SettingsError:
+    """Return one error with the faults of all; it is a NotWritable if each of them is."""
+    kind = NotWritable if all(isinstance(e, NotWritable) for e in errors) else SettingsError
+    return kind(sorted(fault for error in errors for fault in error.faults))
+
+
 class LocalProtocolError(TunnelError):
     """We used the protocol wrongly: a bug of ours."""
 

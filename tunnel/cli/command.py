@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tunnel.cli.arguments import parse_client, parse_relay
 from tunnel.errors import SettingsError
-from tunnel.runtime.exits import Exit
+from tunnel.runtime.exits import Exit, exit_for
 
 if TYPE_CHECKING:
     from tunnel.settings.schema import Schema
@@ -43,7 +43,7 @@ def run_client_command(argv: Sequence[str], serve: ServeClient) -> int:
 
 
 def _guard(run: Callable[[], int]) -> int:
-    """Return the status of `run`, of argparse's early end, or 78 for faults in settings.
+    """Return the status of `run`, of argparse's early end, or of faults in settings (73, 78).
 
     The latter may show as late as when a daemon or a verb reads the key that settings name.
     """
@@ -53,7 +53,7 @@ def _guard(run: Callable[[], int]) -> int:
         return end.code if isinstance(end.code, int) else Exit.DONE
     except SettingsError as error:
         _complain("\n".join(error.faults))
-        return Exit.SETTINGS
+        return exit_for(error)
 
 
 def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") -> int:

@@ -22,7 +22,7 @@ from tunnel.client.racing import Rules
 from tunnel.client.refusals import stanza
 from tunnel.client.uplink import Uplink
 from tunnel.client.way import Resolver, Way, trust_in
-from tunnel.errors import SettingsError
+from tunnel.errors import SettingsError, joined
 from tunnel.log import get_log
 from tunnel.protocol.messages import NAMES_LIMIT
 from tunnel.protocol.names import format_fingerprint
@@ -188,16 +188,16 @@ def _keypairs(settings: ClientSettings, signers: Mapping[str, Signer]) -> dict[s
     """Return the keypairs that any endpoint uses; raises SettingsError with every fault."""
     used = {endpoint.keypair for endpoint in settings.endpoints.values()}
     keypairs: dict[str, Keypair] = {}
-    faults: list[str] = []
+    errors: list[SettingsError] = []
     for name, keypair in settings.keypairs.items():
         if name not in used:
             continue
         try:
             keypairs[name] = load_keypair(keypair, signers.get(name))
         except SettingsError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise SettingsError(sorted(faults))
+            errors.append(error)
+    if errors:
+        raise joined(errors)
     return keypairs
 
 

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from itertools import combinations
 from pathlib import Path
 
-from tunnel.errors import SettingsError
+from tunnel.errors import NotWritable, SettingsError, joined
 from tunnel.protocol.names import client_id
 from tunnel.settings.values import ClientSettings, EndpointSettings, KeypairSettings
 from tunnel.tls.certificates import load_chain, stored_self_signed
@@ -106,13 +106,14 @@ def make_endpoints(
     faults = _clashes(endpoints)  # before either of two could overwrite the other's certificate
     if faults:
         raise SettingsError(sorted(faults))
+    errors: list[SettingsError] = []
     for endpoint in endpoints:
         try:
             _furnish(endpoint, settings.state_dir, moment)
         except SettingsError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise SettingsError(sorted(faults))
+            errors.append(error)
+    if errors:
+        raise joined(errors)
     return endpoints
 
 
@@ -169,7 +170,7 @@ def _certificate(endpoint: Endpoint, state_dir: Path, now: datetime) -> Certific
         )
     except OSError as error:
         fault = f"{directory}: cannot keep a certificate there: {error.strerror}"
-        raise SettingsError([fault]) from error
+        raise NotWritable([fault]) from error
 
 
 def _files(settings: EndpointSettings) -> tuple[Path, Path]:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tunnel.errors import SettingsError
+from tunnel.errors import NotWritable, SettingsError
 from tunnel.settings.values import RelaySettings
 from tunnel.tls.certificates import dns_names, load_chain, stored_self_signed
 from tunnel.tls.files import create_private, make_private_directory, read_private
@@ -16,16 +16,16 @@ _RESET_KEY_BYTES = 32
 
 
 def prepare_state(directory: Path) -> None:
-    """Make the state directory (0700) if it is missing; raises SettingsError."""
+    """Make the state directory (0700) if it is missing; raises NotWritable."""
     try:
         make_private_directory(directory)
     except OSError as fault:
         message = f"state_dir: {directory}: cannot be made: {fault.strerror}"
-        raise SettingsError([message]) from fault
+        raise NotWritable([message]) from fault
 
 
 def relay_certificate(settings: RelaySettings) -> Certificate:
-    """Return what clients see on the agents listeners; raises SettingsError."""
+    """Return what clients see on the agents listeners; raises SettingsError, NotWritable."""
     wanted = settings.certificate
     if wanted.chain_file is not None and wanted.key_file is not None:
         return load_chain(wanted.chain_file, wanted.key_file)
@@ -34,7 +34,7 @@ def relay_certificate(settings: RelaySettings) -> Certificate:
         return stored_self_signed(settings.state_dir, "relay", names, now=datetime.now(UTC))
     except OSError as fault:
         message = f"state_dir: {settings.state_dir}: cannot be written: {fault.strerror}"
-        raise SettingsError([message]) from fault
+        raise NotWritable([message]) from fault
 
 
 def own_names(settings: RelaySettings, certificate: Certificate) -> frozenset[str]:
@@ -45,7 +45,7 @@ def own_names(settings: RelaySettings, certificate: Certificate) -> frozenset[st
 def reset_key(directory: Path) -> bytes:
     """Return the key of stateless reset tokens, making it if missing: it outlives restarts.
 
-    Raises SettingsError for a file that does not hold one.
+    Raises SettingsError for a file that does not hold one, NotWritable.
     """
     path = directory / "reset.key"
     try:
@@ -53,7 +53,7 @@ def reset_key(directory: Path) -> bytes:
             create_private(path, secrets.token_bytes(_RESET_KEY_BYTES))
         key = read_private(path)
     except OSError as fault:
-        raise SettingsError([f"{path}: cannot be made: {fault.strerror}"]) from fault
+        raise NotWritable([f"{path}: cannot be made: {fault.strerror}"]) from fault
     if len(key) != _RESET_KEY_BYTES:
         raise SettingsError([f"{path}: expected {_RESET_KEY_BYTES} bytes, it has {len(key)}"])
     return key

@@ -5,7 +5,7 @@ from typing import Any
 
 from tunnel.errors import SettingsError, TunnelError
 from tunnel.log import get_log
-from tunnel.runtime.exits import Exit
+from tunnel.runtime.exits import Exit, exit_for
 from tunnel.runtime.logs import set_up_logs
 from tunnel.runtime.loop import run
 from tunnel.runtime.signals import Signals, handled_signals
@@ -30,7 +30,7 @@ def run_daemon(logs: LogSettings, serve: Callable[[Signals], Coroutine[Any, Any,
     except SettingsError as error:
         for fault in error.faults:
             log.error(fault)
-        return Exit.SETTINGS
+        return exit_for(error)
     except TunnelError as error:
         log.error(str(error))
         return Exit.RUNTIME

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from tunnel.errors import NotWritable, SettingsError
+
 
 class Exit(IntEnum):
     """What a status says to whoever started the program."""
@@ -12,3 +14,8 @@ class Exit(IntEnum):
     CANNOT_WRITE = 73
     CANNOT_READ = 74
     SETTINGS = 78
+
+
+def exit_for(error: SettingsError) -> Exit:
+    """Return the status that tells settings to mend from a place to make writable."""
+    return Exit.CANNOT_WRITE if isinstance(error, NotWritable) else Exit.SETTINGS

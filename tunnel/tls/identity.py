@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tunnel.errors import Code, Refused, SettingsError
+from tunnel.errors import Code, NotWritable, Refused, SettingsError
 from tunnel.tls.files import create_private, make_private_directory, read_private
 
 IdentityKey = EllipticCurvePrivateKey | Ed25519PrivateKey
@@ -97,7 +97,7 @@ def load_or_create(path: Path) -> Identity:
             create_private(path, generate().pem)
         return load(path)
     except OSError as error:
-        raise SettingsError([f"{path}: cannot make a key there: {error.strerror}"]) from error
+        raise NotWritable([f"{path}: cannot make a key there: {error.strerror}"]) from error
 
 
 def load(path: Path) -> Identity:

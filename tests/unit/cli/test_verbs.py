@@ -2,13 +2,10 @@
 
 import json
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import tunnel
 from tests.unit.settings.documents import CLIENT, write
 from tunnel.cli.command import run_client_command, run_relay_command
 
@@ -40,24 +37,6 @@ def test_init_writes_settings_that_load_and_never_overwrites(
     assert run_client("--check", "-c", "client.toml") == 0
     assert run_client("init") == 73
     assert "client.toml: cannot be written: File exists" in capsys.readouterr().err
-
-
-def test_init_leaves_no_half_of_a_file(folder: Path) -> None:
-    program = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (512, 512)); {}"
-    run = "from tunnel.cli.command import run_client_command as c; print(c(['init'], None))"
-    result = subprocess.run(
-        [sys.executable, "-B", "-c", program.format(run)],
-        env={"PYTHONPATH": str(Path(tunnel.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=15,
-    )
-    assert (result.stdout, result.stderr) == (
-        "73\n",
-        "client.toml: cannot be written: File too large\n",
-    )
-    assert list(folder.iterdir()) == []
 
 
 def test_keygen_makes_a_private_key_and_never_overwrites(
