@@ -102,7 +102,7 @@ def test_it_runs_with_only_a_python(archive: Path, minor: int, cache_root: Path)
 def test_every_engine_loads(minor: int, cache_root: Path) -> None:
     run(RELAY, {"SHIV_ROOT": str(cache_root)}, python=pythons()[minor])
     [copy] = copies(cache_root)
-    engines = "import aioquic.quic.connection, h2.connection, uvloop, tomli, OpenSSL.SSL"
+    engines = "import aioquic.quic.connection, h2.connection, uvloop, tomli, OpenSSL.SSL, segno"
     command = [
         pythons()[minor],
         "-I",
