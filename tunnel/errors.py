@@ -97,5 +97,17 @@ class StreamReset(TunnelError):
         super().__init__(code.word)
 
 
+class IssueFailed(TunnelError):
+    """No certificate came of an order; `retry_after` is in seconds, where the authority said so."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class OrderPostponed(IssueFailed):
+    """Nothing was ordered yet, and no rate limit used up: something has to be mended first."""
+
+
 class ListenFailed(TunnelError):
     """An address could not be listened on, at start."""

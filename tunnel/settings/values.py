@@ -66,12 +66,35 @@ class RelayLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class EabSettings:
+    """An account at the authority's own shop, to which the ACME account is bound."""
+
+    kid: str
+    key_file: Path  # holds the HMAC key, base64url (RFC 8555 §7.3.4)
+
+
+@dataclass(frozen=True, slots=True)
+class AcmeSettings:
+    """Where certificates are ordered, and when."""
+
+    directory: str = "letsencrypt"  # letsencrypt | letsencrypt-staging | zerossl | google | a URL
+    email: str | None = None
+    ca: Path | None = None  # trust for the directory itself; None: the system's roots
+    eab: EabSettings | None = None
+    account_file: Path | None = None  # None: in the state directory
+    renew_before: float | None = None  # seconds before the end; None: when the authority says
+    preflight: str = "auto"  # auto | on | off
+
+
+@dataclass(frozen=True, slots=True)
 class RelayCertificate:
     """What clients see on the agents listeners."""
 
-    mode: str = "self-signed"  # self-signed | files
+    mode: str = "self-signed"  # self-signed | files | acme
     chain_file: Path | None = None
     key_file: Path | None = None
+    names: tuple[str, ...] = ()  # with acme: what is ordered, all in one certificate
+    keep_key: bool = True  # with acme: renewals certify the same key, so that pins hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +116,7 @@ class SuffixSettings:
     access: str = "listed"  # listed | open
     id_bits: tuple[int, ...] = (64, 128)
     public_port: int = 443
+    certificates_per_week: int = 45  # new ones, for all names under its registered domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,7 @@ class RelaySettings:
     suffixes: Mapping[str, SuffixSettings]
     clients: Mapping[str, ClientGrant] = field(default_factory=dict)
     certificate: RelayCertificate = RelayCertificate()
+    acme: AcmeSettings = AcmeSettings()
     drain_timeout: float = 30.0
     workers: int = 1
     limits: RelayLimits = RelayLimits()
@@ -195,7 +220,9 @@ class EndpointSettings:
     keypair: str
     suffix: str
     target: Target
-    certificate: str = "self-signed"  # self-signed | files | passthrough
+    certificate: str = "self-signed"  # acme | self-signed | files | passthrough
+    before_certificate: str = "self-signed"  # with acme, until there is one: self-signed | refuse
+    seed_file: Path | None = None  # with acme: PEM of key and chain that is used if none is kept
     chain_file: Path | None = None
     key_file: Path | None = None
     alpn: tuple[str, ...] = ("http/1.1",)
@@ -219,6 +246,7 @@ class ClientSettings:
     drain_timeout: float = 30.0
     probe_interval: float = 60.0
     direct: str = "off"
+    acme: AcmeSettings = AcmeSettings()
     limits: ClientLimits = ClientLimits()
     flow: FlowSettings = FlowSettings()
     quic: QuicSettings = QuicSettings()
