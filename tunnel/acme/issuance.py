@@ -1,0 +1,273 @@
+"""Keeps certificates valid for as long as the process runs: ordered, stored, renewed in time.
+
+What is in force is served to its end whatever happens here; no fault of an authority, a disk or a
+network ends `Issuer.keep`.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from tunnel.acme.challenge import ChallengePath
+from tunnel.acme.directories import directory_of
+from tunnel.acme.ordering import Orders, Request
+from tunnel.acme.schedule import Record, renewal_time
+from tunnel.acme.store import Store
+from tunnel.errors import IssueFailed, NotWritable, OrderPostponed, SettingsError
+from tunnel.log import get_log
+from tunnel.settings.values import AcmeSettings
+from tunnel.tls.slots import Certificate, CertificateKey
+
+if TYPE_CHECKING:
+    from tunnel.acme.preflight import Resolver
+
+NAP_MAX = 900.0  # seconds between two looks at the wall clock, which may jump or have slept
+ORDERS_AT_ONCE = 4
+SAVE_INTERVAL = timedelta(minutes=1)  # between two attempts to write what the disk did not take
+ASK_SPREAD = 60.0  # seconds over which a fleet that starts at once asks for renewal windows
+ASK_AGAIN = timedelta(hours=6)  # RFC 9773 §4.3.3, after a failure
+
+log = get_log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A certificate that is to be there always, for all of `names` together.
+
+    `install` is called with each new one, `failed` with a cause and the seconds until the next
+    attempt.
+    """
+
+    names: tuple[str, ...]
+    path: ChallengePath
+    install: Callable[[Certificate], None]
+    failed: Callable[[str, float], None]
+    key: CertificateKey | None = None  # that is certified each time; None: a new one each time
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one certificate stands; moments are in UTC."""
+
+    activity: str  # what happens now, in words
+    not_after: datetime | None = None
+    renew_at: datetime | None = None
+    last_error: str | None = None
+    retry_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is known of one certificate between two steps."""
+
+    names: tuple[str, ...]
+    current: Certificate | None
+    record: Record
+    ask_at: datetime  # for the renewal window
+    save_at: datetime | None = None  # the current one could not be written yet
+    activity: str = "not begun"
+
+
+class _Step(Enum):
+    """What is due next."""
+
+    SAVE = auto()
+    ASK = auto()
+    ORDER = auto()
+
+
+class Issuer:
+    """Keeps any number of certificates of one authority; made without reaching anybody.
+
+    `now` and `draw` (0 ≤ draw() < 1) may be replaced; `resolver` is for the preflight.
+    """
+
+    def __init__(
+        self,
+        settings: AcmeSettings,
+        state_dir: Path,
+        *,
+        resolver: "Resolver | None" = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        directory = directory_of(settings.directory)
+        self._store = Store(state_dir / "acme" / directory.slug)
+        self._orders = Orders(settings, directory, self._store, resolver)
+        self._places = asyncio.Semaphore(ORDERS_AT_ONCE)
+        self._now = now
+        self._draw = draw
+        self._kept: dict[tuple[str, ...], _Kept] = {}
+
+    # -- what is there already
+
+    def cached(self, names: Sequence[str], seed: Path | None = None) -> Certificate | None:
+        """Return the certificate that is kept for exactly these names, if it may be used.
+
+        `seed` is a PEM file that is taken over where none is kept.
+        """
+        return self._of(tuple(names), seed).current
+
+    def standing(self, names: Sequence[str]) -> Standing:
+        """Return how the certificate for exactly these names stands."""
+        kept = self._of(tuple(names))
+        current = kept.current
+        return Standing(
+            kept.activity,
+            current.not_after if current else None,
+            self._renew_at(kept, current) if current else None,
+            kept.record.last_error,
+            kept.record.retry_at,
+        )
+
+    def _of(self, names: tuple[str, ...], seed: Path | None = None) -> _Kept:
+        if names not in self._kept:
+            now = self._now()
+            current = self._store.load(names, now)
+            if current is None and seed is not None:
+                current = self._store.import_seed(seed, names, now)
+            record = self._store.record(names)
+            if current is not None and record.leaf != current.leaf_hash.hex():
+                record = record.issued(current.leaf_hash, self._draw())
+            ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
+            self._kept[names] = _Kept(names, current, record, ask_at)
+        return self._kept[names]
+
+    # -- keeping
+
+    async def keep(self, wanted: Wanted) -> NoReturn:
+        """Order and renew, for ever. At most one call for the same names at a time."""
+        kept = self._of(wanted.names)
+        while True:
+            step, at = self._next_step(kept)
+            if at > (now := self._now()):
+                kept.activity = "valid" if kept.current else "waiting to try again"
+                await asyncio.sleep(min((at - now).total_seconds(), NAP_MAX))
+                continue
+            match step:
+                case _Step.SAVE:
+                    self._save(kept)
+                case _Step.ASK:
+                    await self._ask(kept)
+                case _Step.ORDER:
+                    await self._order(kept, wanted)
+
+    def _next_step(self, kept: _Kept) -> tuple[_Step, datetime]:
+        """Decide what is to be done next, and when."""
+        now = self._now()
+        steps = [(kept.record.may_order_at(now), _Step.ORDER)]
+        if kept.current is not None:
+            due = max(self._renew_at(kept, kept.current), steps[0][0])
+            steps = [(due, _Step.ORDER)]
+            if kept.save_at is not None:
+                steps.append((kept.save_at, _Step.SAVE))
+            if self._settings.renew_before is None:
+                steps.append((kept.ask_at, _Step.ASK))
+        at, step = min(steps, key=lambda each: each[0])
+        return step, at
+
+    def _renew_at(self, kept: _Kept, current: Certificate) -> datetime:
+        return renewal_time(
+            current.leaf.not_valid_before_utc,
+            current.not_after,
+            renew_before=self._settings.renew_before,
+            window=kept.record.window,
+            draw=kept.record.draw,
+        )
+
+    # -- the steps
+
+    async def _ask(self, kept: _Kept) -> None:
+        """Learn when the authority wants the certificate renewed (RFC 9773)."""
+        assert kept.current is not None  # noqa: S101 - the step is due only then
+        try:
+            window, again = await self._orders.renewal_window(kept.current)
+        except (IssueFailed, SettingsError) as error:
+            log.debug("no renewal window", names=_shown(kept.names), cause=error)
+            kept.ask_at = self._now() + ASK_AGAIN
+            return
+        kept.ask_at = self._now() + timedelta(seconds=again)
+        if window is not None and window != kept.record.window:
+            log.info("renewal window", names=_shown(kept.names), start=window.start, end=window.end)
+            kept.record = kept.record.with_window(window)
+            self._remember(kept)
+
+    async def _order(self, kept: _Kept, wanted: Wanted) -> None:
+        """Order once, and note how it went."""
+        kept.activity = "waiting for a relay"
+        for name in wanted.names:
+            await wanted.path.ready(name)
+        async with self._places:
+            kept.activity = "ordering"
+            try:
+                # Before anything is ordered that could not be kept.
+                self._store.save_record(kept.names, kept.record)
+                request = Request(wanted.names, wanted.path, wanted.key, kept.current)
+                certificate = await self._orders.certificate(request)
+            except (OrderPostponed, SettingsError) as error:
+                after = error.retry_after if isinstance(error, OrderPostponed) else None
+                kept.record = kept.record.postponed(_line(error), self._now(), after)
+                self._tell_failure(kept, wanted, "certificate not ordered")
+            except IssueFailed as error:
+                kept.record = kept.record.failed(_line(error), self._now(), error.retry_after)
+                self._tell_failure(kept, wanted, "certificate not issued")
+            else:
+                self._take(kept, wanted, certificate)
+
+    def _take(self, kept: _Kept, wanted: Wanted, certificate: Certificate) -> None:
+        kept.current = certificate
+        kept.record = kept.record.issued(certificate.leaf_hash, self._draw())
+        kept.ask_at = self._now() + timedelta(seconds=ASK_SPREAD * self._draw())
+        wanted.install(certificate)
+        renew_at = self._renew_at(kept, certificate)
+        log.info(
+            "certificate issued",
+            names=_shown(kept.names),
+            not_after=certificate.not_after,
+            renew_at=renew_at,
+        )
+        self._save(kept)
+
+    def _tell_failure(self, kept: _Kept, wanted: Wanted, event: str) -> None:
+        record, now = kept.record, self._now()
+        retry_in = max(0.0, (record.may_order_at(now) - now).total_seconds())
+        cause = record.last_error or ""
+        log.warning(event, names=_shown(kept.names), cause=cause, retry_in=round(retry_in, 1))
+        self._remember(kept)
+        wanted.failed(cause, retry_in)
+
+    def _save(self, kept: _Kept) -> None:
+        """Write the current certificate, or try again later: until then memory has it."""
+        assert kept.current is not None  # noqa: S101 - it was just issued
+        try:
+            self._store.save(kept.names, kept.current)
+        except NotWritable as error:
+            if kept.save_at is None:
+                log.error("certificate not kept", names=_shown(kept.names), cause=error)
+            kept.save_at = self._now() + SAVE_INTERVAL
+            return
+        if kept.save_at is not None:
+            log.info("certificate kept at last", names=_shown(kept.names))
+        kept.save_at = None
+        self._remember(kept)
+        self._store.drop_draft(kept.names)
+
+    def _remember(self, kept: _Kept) -> None:
+        try:
+            self._store.save_record(kept.names, kept.record)
+        except NotWritable as error:
+            log.warning("certificate record not kept", names=_shown(kept.names), cause=error)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ",".join(names)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

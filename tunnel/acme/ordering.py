@@ -1,0 +1,163 @@
+"""One order after the other: from the names to the certificate (RFC 8555 §7.4).
+
+What blocks runs in a thread of its own; the libraries it needs are imported there, since that
+takes a sixth of a second.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tunnel.acme.challenge import ChallengePath, challenge_context
+from tunnel.acme.directories import Directory
+from tunnel.acme.preflight import check, wants_preflight
+from tunnel.acme.store import Draft, Store
+from tunnel.acme.worker import Worker
+from tunnel.errors import IssueFailed, OrderPostponed
+from tunnel.log import get_log
+from tunnel.settings.values import AcmeSettings
+from tunnel.tls.slots import Certificate, CertificateKey
+
+if TYPE_CHECKING:
+    from tunnel.acme.authority import Authority
+    from tunnel.acme.order import Order
+    from tunnel.acme.preflight import Resolver
+    from tunnel.acme.schedule import RenewalWindow
+
+T = TypeVar("T")
+
+PROOF_TIMEOUT = 120.0  # seconds for the authority to validate all names
+ISSUE_TIMEOUT = 120.0  # seconds for it to issue the certificate
+PAUSE_MAX = 30.0  # seconds between two looks, whatever the authority asks for
+
+log = get_log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be certified, and where the authority's validations come in."""
+
+    names: tuple[str, ...]
+    path: ChallengePath
+    key: CertificateKey | None = None  # None: a new one
+    predecessor: Certificate | None = None  # what the new certificate takes the place of
+
+
+class Orders:
+    """Everything that is asked of one authority."""
+
+    def __init__(
+        self,
+        settings: AcmeSettings,
+        directory: Directory,
+        store: Store,
+        resolver: "Resolver | None" = None,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._store = store
+        self._resolver = resolver  # None: the system's
+        self._worker = Worker(f"acme {directory.name}")
+        self._authority: Authority | None = None
+
+    async def renewal_window(
+        self, certificate: Certificate
+    ) -> "tuple[RenewalWindow | None, float]":
+        """Return when the authority wants a certificate renewed, and the seconds until to ask anew.
+
+        Raises IssueFailed, SettingsError.
+        """
+        return await self._run(lambda authority: authority.renewal_window(certificate))
+
+    async def certificate(self, request: Request) -> Certificate:
+        """Return a new certificate; the store holds it as a draft until `drop_draft`.
+
+        Raises IssueFailed, OrderPostponed if nothing was ordered, SettingsError for files.
+        """
+        await self._run(lambda _authority: None)
+        await self._check(request.names)
+        order, key = await self._resumed(request) or await self._placed(request)
+        await self._prove(order, request)
+        await self._run(lambda _authority: order.finalize(key))
+        return await self._until(
+            lambda: order.poll_certificate(key), ISSUE_TIMEOUT, "the certificate was not issued"
+        )
+
+    async def _run(self, step: "Callable[[Authority], T]") -> T:
+        """Return what a step with the authority returns, once its account is there."""
+
+        def work() -> T:
+            return step(self._prepared())
+
+        return await self._worker.run(work)
+
+    def _prepared(self) -> "Authority":
+        if self._authority is None:
+            from tunnel.acme.authority import Authority  # noqa: PLC0415 - see the module's docstring
+
+            account = self._settings.account_file or self._store.account_file
+            self._authority = Authority(self._settings, self._directory, account)
+        self._authority.prepare()
+        return self._authority
+
+    async def _check(self, names: Sequence[str]) -> None:
+        """Look whether the order could succeed at all; raises OrderPostponed."""
+        if not wants_preflight(self._settings.preflight, self._directory):
+            return
+        authority = await self._run(lambda authority: authority)
+        identities = authority.caa_identities or self._directory.caa
+        account = authority.account_url
+        verdict = await check(names, identities, account=account, resolver=self._resolver)
+        for warning in verdict.warnings:
+            log.warning("preflight", cause=warning)
+        if verdict.faults:
+            raise OrderPostponed("; ".join(verdict.faults))
+
+    async def _resumed(self, request: Request) -> "tuple[Order, CertificateKey] | None":
+        """Return the order that was under way when this or an earlier process gave it up."""
+        draft = self._store.draft(request.names)
+        if draft is None:
+            return None
+        order = await self._run(lambda authority: authority.resume(draft.url, request.names))
+        if order is None:
+            self._store.drop_draft(request.names)
+            return None
+        return order, draft.key
+
+    async def _placed(self, request: Request) -> "tuple[Order, CertificateKey]":
+        key = request.key or ec.generate_private_key(ec.SECP256R1())
+        replaces = request.predecessor
+        order = await self._run(lambda authority: authority.place(request.names, replaces))
+        self._store.save_draft(Draft(order.url, request.names, key))
+        return order, key
+
+    async def _prove(self, order: "Order", request: Request) -> None:
+        """Answer the authority's challenges until it has seen that the names are ours."""
+        async with AsyncExitStack() as stack:
+            for name, digest in order.challenges.items():
+                context = challenge_context(name, digest, datetime.now(UTC))
+                renewal = request.predecessor is not None
+                opened = request.path.opened(name, context, renewal=renewal)
+                await stack.enter_async_context(opened)
+            if order.challenges:
+                await self._run(lambda _authority: order.answer())
+            await self._until(order.poll_proofs, PROOF_TIMEOUT, "the authority saw no proof")
+
+    async def _until(self, look: "Callable[[], T | float]", timeout: float, failure: str) -> T:
+        """Return what `look` comes to see; until then it returns the seconds to the next look.
+
+        Raises IssueFailed after `timeout` seconds.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        while True:
+            seen = await self._run(lambda _authority: look())
+            if not isinstance(seen, float):
+                return seen
+            if asyncio.get_running_loop().time() >= deadline:
+                raise IssueFailed(f"{failure} within {timeout:g} s")
+            await asyncio.sleep(min(seen, PAUSE_MAX))
