@@ -94,6 +94,16 @@ def load_chain(chain_file: Path, key_file: Path) -> Certificate:
         raise SettingsError([f"{key_file}: {error}"]) from error
 
 
+def parse_certificate(content: bytes) -> Certificate:
+    """Return what one PEM text holds: a chain, leaf first, and the leaf's key, before or after it.
+
+    Raises ValueError saying what is wrong.
+    """
+    if content.count(b"-----BEGIN ") != content.count(b"-----END "):  # parsers skip such a block
+        raise ValueError("is truncated: a PEM block does not end")
+    return _join(_parse_chain(content), _parse_key(content))
+
+
 def stored_self_signed(
     directory: Path,
     name: str,
