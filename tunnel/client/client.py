@@ -8,10 +8,12 @@ no standard output, no settings files.
 import asyncio
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from tunnel.client import events
 from tunnel.client.addresses import resolve
+from tunnel.client.challenges import Challenges
 from tunnel.client.endpoints import Endpoint, Keypair, by_name, load_keypair, make_endpoints
 from tunnel.client.events import ClientEvent as ClientEvent  # noqa: PLC0414 - part of the interface
 from tunnel.client.favourites import Favourites
@@ -21,6 +23,7 @@ from tunnel.client.link import Claim, Passage
 from tunnel.client.racing import Rules
 from tunnel.client.refusals import stanza
 from tunnel.client.uplink import Uplink
+from tunnel.client.validation import Validations
 from tunnel.client.way import Resolver, Way, trust_in
 from tunnel.errors import SettingsError, joined
 from tunnel.log import get_log
@@ -64,7 +67,10 @@ class Client:
         self._dialers = dialers
         self._resolver = resolver
         self._favourites = Favourites(settings.state_dir)
-        self._uplinks = self._make_uplinks()
+        challenges = Challenges()
+        self._uplinks = self._make_uplinks(challenges)
+        self._validations = Validations(self._uplinks, challenges)
+        self._orders: Mapping[str, events.OrderState] = {}  # by name
 
     def __repr__(self) -> str:
         return f"<Client {len(self._endpoints)} endpoints, {len(self._uplinks)} uplinks>"
@@ -105,9 +111,23 @@ class Client:
             names=endpoint.names,
             urls=tuple(urls),
             servers=tuple(uplink.state(names) for uplink in uplinks),
+            certificates=tuple(self._certificate_state(endpoint, name) for name in endpoint.names),
         )
 
-    def _make_uplinks(self) -> list[Uplink]:
+    def _certificate_state(self, endpoint: Endpoint, name: str) -> events.CertificateState:
+        certificate = endpoint.certificate(name)
+        order = self._orders.get(name, events.OrderState())
+        return events.CertificateState(
+            name=name,
+            source=endpoint.settings.certificate,
+            state=endpoint.certificate_state(name, datetime.now(UTC)),
+            not_after=None if certificate is None else certificate.not_after,
+            renew_at=order.renew_at,
+            last_error=order.last_error,
+            retry_at=order.retry_at,
+        )
+
+    def _make_uplinks(self, challenges: Challenges) -> list[Uplink]:
         uplinks = []
         for server in self._settings.servers.values():
             for keypair in self._keypairs.values():
@@ -117,11 +137,15 @@ class Client:
                     if each.keypair is keypair and server.name in each.settings.servers
                 ]
                 if endpoints:
-                    uplinks.append(self._make_uplink(server, keypair, endpoints))
+                    uplinks.append(self._make_uplink(server, keypair, endpoints, challenges))
         return uplinks
 
     def _make_uplink(
-        self, server: ServerSettings, keypair: Keypair, endpoints: list[Endpoint]
+        self,
+        server: ServerSettings,
+        keypair: Keypair,
+        endpoints: list[Endpoint],
+        challenges: Challenges,
     ) -> Uplink:
         settings = self._settings
         table = by_name(endpoints)
@@ -134,7 +158,8 @@ class Client:
                 tuple(table),
                 next((each for each in extensions if each is not None), None),
             ),
-            forwarder=Forwarder(table, settings.timeouts.linger),
+            forwarder=Forwarder(table, settings.timeouts.linger, challenges),
+            challenges=challenges,
             register_timeout=settings.timeouts.register,
             heartbeat=settings.timeouts.heartbeat,
         )

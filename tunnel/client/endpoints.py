@@ -12,13 +12,14 @@ from ipaddress import ip_address
 from itertools import combinations
 from pathlib import Path
 
-from tunnel.errors import NotWritable, SettingsError, joined
+from tunnel.client.presented import Presented
+from tunnel.errors import LocalProtocolError, NotWritable, SettingsError, joined
 from tunnel.protocol.names import client_id
 from tunnel.settings.values import ClientSettings, EndpointSettings, KeypairSettings
-from tunnel.tls.certificates import load_chain, stored_self_signed
+from tunnel.tls.certificates import load_chain, self_signed, stored_self_signed
 from tunnel.tls.contexts import visitor_server_context
 from tunnel.tls.identity import Signer, fingerprint, load_or_create
-from tunnel.tls.slots import Certificate, CertificateSlot
+from tunnel.tls.slots import Certificate
 
 HTTPS_PORT = 443
 CERTIFICATES = "certificates"  # folder in the state directory
@@ -47,15 +48,11 @@ def load_keypair(settings: KeypairSettings, signer: Signer | None = None) -> Key
 class Endpoint:
     """One endpoint: its names, the visitors it admits, and the TLS they meet."""
 
-    def __init__(
-        self, settings: EndpointSettings, keypair: Keypair, slot: CertificateSlot | None
-    ) -> None:
+    def __init__(self, settings: EndpointSettings, keypair: Keypair, now: datetime) -> None:
         self.settings = settings
         self.keypair = keypair
-        self.slot = slot  # None: the target speaks TLS itself
         self.names = (f"{keypair.id}.{settings.suffix}", *settings.names)
-        self._context: ssl.SSLContext | None = None
-        self._context_of: Certificate | None = None
+        self._presented = Presented(settings, now)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.settings.name} {self.names[0]} → {self.settings.target}>"
@@ -65,20 +62,28 @@ class Endpoint:
         """The name of its table in the settings."""
         return self.settings.name
 
-    def context(self) -> ssl.SSLContext | None:
-        """Return the TLS context for the next visitor, None where TLS is passed through.
+    @property
+    def acme_names(self) -> tuple[str, ...]:
+        """The names for which certificates are ordered, one for each."""
+        return self.names if self.settings.certificate == "acme" else ()
 
-        It is made for the first visitor, and again after the certificate was swapped. Raises
-        SettingsError if `visitor_ca` cannot be used.
-        """
-        if self.slot is None:
-            return None
-        certificate = self.slot.current
-        if self._context is None or self._context_of is not certificate:
-            alpn, visitor_ca = self.settings.alpn, self.settings.visitor_ca
-            self._context = visitor_server_context(certificate, alpn, visitor_ca)
-            self._context_of = certificate
-        return self._context
+    def install(self, name: str, certificate: Certificate) -> None:
+        """Show `certificate` to the visitors of a name who come from now on."""
+        if name not in self.names:
+            raise LocalProtocolError(f"{self!r} does not serve {name}")
+        self._presented.install(name, certificate)
+
+    def certificate(self, name: str) -> Certificate | None:
+        """Return what was installed for a name last, None where nothing was."""
+        return self._presented.installed(name)
+
+    def context(self, name: str) -> ssl.SSLContext | None:
+        """Return the TLS that the next visitor of a name meets: see `Presented.context`."""
+        return self._presented.context(name)
+
+    def certificate_state(self, name: str, now: datetime) -> str:
+        """Return what visitors of a name meet at `now`, in words for an operator."""
+        return self._presented.state(name, now)
 
     def admits(self, host: str) -> bool:
         """Say whether a visitor from this IP address is let in: `deny` beats `allow`."""
@@ -98,10 +103,13 @@ def url_of(name: str, port: int) -> str:
 def make_endpoints(
     settings: ClientSettings, keypairs: Mapping[str, Keypair], now: datetime | None = None
 ) -> tuple[Endpoint, ...]:
-    """Return all endpoints, with their certificates; raises SettingsError with every fault."""
+    """Return all endpoints, with all certificates but those to be ordered.
+
+    Raises SettingsError with every fault.
+    """
     moment = now or datetime.now(UTC)
     endpoints = tuple(
-        Endpoint(each, keypairs[each.keypair], None) for each in settings.endpoints.values()
+        Endpoint(each, keypairs[each.keypair], moment) for each in settings.endpoints.values()
     )
     faults = _clashes(endpoints)  # before either of two could overwrite the other's certificate
     if faults:
@@ -151,14 +159,16 @@ def _differ(one: Endpoint, other: Endpoint) -> bool:
 def _furnish(endpoint: Endpoint, state_dir: Path, now: datetime) -> None:
     certificate = _certificate(endpoint, state_dir, now)
     if certificate is not None:
-        endpoint.slot = CertificateSlot(certificate)
-    if endpoint.settings.visitor_ca is not None:
-        endpoint.context()  # a fault in it is the operator's, and is wanted now
+        for name in endpoint.names:
+            endpoint.install(name, certificate)
+    if endpoint.settings.visitor_ca is not None:  # a fault in it is wanted now
+        example = certificate or self_signed(endpoint.names[:1], now=now)
+        visitor_server_context(example, endpoint.settings.alpn, endpoint.settings.visitor_ca)
 
 
 def _certificate(endpoint: Endpoint, state_dir: Path, now: datetime) -> Certificate | None:
     settings = endpoint.settings
-    if settings.certificate == "passthrough":
+    if settings.certificate in ("passthrough", "acme"):
         return None
     if settings.certificate == "files":
         return load_chain(*_files(settings))

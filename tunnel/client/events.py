@@ -5,6 +5,7 @@ Events come in the order in which things happened, on the client's event loop.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from tunnel.errors import Code
 from tunnel.log import get_log
@@ -88,8 +89,37 @@ class Failed:
     retry_in: float | None  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class CertificateIssued:
+    """An authority has issued a certificate; the next visitor of `name` sees it."""
+
+    endpoint: str
+    name: str
+    pem: str  # the chain, leaf first, without the key
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFailed:
+    """No certificate came of an order; what there was before stays in use."""
+
+    endpoint: str
+    name: str
+    cause: str
+    retry_in: float | None  # seconds
+
+
 ClientEvent = (
-    Started | Stopped | Connected | Disconnected | TransportChanged | Serving | Refused | Failed
+    Started
+    | Stopped
+    | Connected
+    | Disconnected
+    | TransportChanged
+    | Serving
+    | Refused
+    | Failed
+    | CertificateIssued
+    | CertificateFailed
 )
 Sink = Callable[[ClientEvent], None]
 
@@ -123,6 +153,28 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderState:
+    """What is planned for the certificate of one name, and why the last order failed."""
+
+    renew_at: datetime | None = None
+    last_error: str | None = None
+    retry_at: datetime | None = None  # None: nothing has failed
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateState:
+    """What visitors of one name are shown, and what is planned; as in OrderState."""
+
+    name: str
+    source: str  # acme | self-signed | files | passthrough
+    state: str  # in words for an operator: see `presented`
+    not_after: datetime | None  # None where nothing is installed
+    renew_at: datetime | None
+    last_error: str | None
+    retry_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointState:
     """One endpoint: who it is, where visitors find it, and how it stands with each relay."""
 
@@ -132,3 +184,4 @@ class EndpointState:
     names: tuple[str, ...]
     urls: tuple[str, ...]  # of the names that any relay has granted
     servers: tuple[ServerState, ...]
+    certificates: tuple[CertificateState, ...]  # one for each name

@@ -7,20 +7,27 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 
+from tunnel.acme.challenge import answer_validation
+from tunnel.client.challenges import Challenges
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.excuse import answer_in_place_of_target
-from tunnel.errors import Code, DialFailed, RemoteProtocolError, StreamReset
+from tunnel.errors import Code, DialFailed, Refused, RemoteProtocolError, StreamReset
 from tunnel.log import get_log
 from tunnel.protocol.frames import HEADER_LIMIT, FrameReader
+from tunnel.protocol.hello import alert
 from tunnel.protocol.messages import StreamHeader, StreamKind, decode_header
 from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
-from tunnel.stream import Stream, splice
+from tunnel.stream import Stream, send_last, splice
 from tunnel.tls.terminate import TlsStream, terminate
 from tunnel.transport import tcp
 
 HEADER_TIMEOUT = 5.0  # seconds
 HANDSHAKE_TIMEOUT = 10.0  # for a visitor's TLS: two round trips of the slowest path
 TARGET_TIMEOUT = 5.0  # below the patience of anybody who waits for a page
+INTERNAL_ERROR_ALERT = alert(80)  # RFC 8446 §6.2
+PARTING_TIMEOUT = 1.0  # for a visitor who is turned away to read why
+PARTING_BYTES = 64 * 1024  # of what it has said, read and dropped meanwhile
+ANSWERS_TOLD = 16  # validations that one challenge is told at INFO: anybody may ask for more
 
 PROXY_HEADERS = {"v1": encode_proxy_v1, "v2": encode_proxy_v2}
 
@@ -30,9 +37,12 @@ log = get_log(__name__)
 class Forwarder:
     """Brings the streams of one session to the targets of its endpoints."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], linger_timeout: float) -> None:
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], linger_timeout: float, challenges: Challenges
+    ) -> None:
         self._endpoints = endpoints
         self._linger_timeout = linger_timeout
+        self._challenges = challenges
 
     async def forward(self, stream: Stream) -> None:
         """Carry one stream from its header to its end; when this returns, it is freed."""
@@ -52,9 +62,30 @@ class Forwarder:
 
     async def _route(self, stream: "Opened", header: StreamHeader) -> None:
         endpoint = self._endpoints.get(header.name)
-        if endpoint is None or header.kind is not StreamKind.VISITOR:
+        if endpoint is None:
+            stream.abort(Code.NOT_SERVING)
+        elif header.kind is StreamKind.CHALLENGE:
+            await self._validate(stream, header)
+        else:
+            await self._receive(stream, header, endpoint)
+
+    async def _validate(self, stream: "Opened", header: StreamHeader) -> None:
+        """Answer a validation that is expected; who may visit has no say in it."""
+        challenge = self._challenges.get(header.name)
+        if challenge is None:
             stream.abort(Code.NOT_SERVING)
             return
+        fields = {"name": header.name, "peer": header.peer[0]}
+        try:
+            await answer_validation(stream, challenge.context)
+        except (StreamReset, RemoteProtocolError) as error:
+            log.debug("validation ended", cause=error, **fields)
+            return
+        challenge.answers += 1
+        tell = log.info if challenge.answers <= ANSWERS_TOLD else log.debug
+        tell("answered a validation", **fields)
+
+    async def _receive(self, stream: "Opened", header: StreamHeader, endpoint: Endpoint) -> None:
         host = header.peer[0]
         if not endpoint.admits(host):
             # Not `not_serving`: the relay would only try another connection of ours.
@@ -63,11 +94,14 @@ class Forwarder:
             return
         try:
             await self._serve(stream, header, endpoint)
+        except Refused as refusal:
+            log.debug("visitor turned away", endpoint=endpoint.name, visitor=host, cause=refusal)
+            await _turn_away(stream, refusal.code)
         except (StreamReset, RemoteProtocolError) as error:
             log.debug("visitor ended", endpoint=endpoint.name, visitor=host, cause=error)
 
     async def _serve(self, stream: "Opened", header: StreamHeader, endpoint: Endpoint) -> None:
-        context = endpoint.context()
+        context = endpoint.context(header.name)
         near: Stream | TlsStream = stream
         if context is not None:
             near = await terminate(stream, context, handshake_timeout=HANDSHAKE_TIMEOUT)
@@ -95,6 +129,18 @@ class Forwarder:
         if where is None:
             raise DialFailed(f"{endpoint.name} has no target")
         return await tcp.connect(where, TARGET_TIMEOUT)
+
+
+async def _turn_away(stream: "Opened", code: Code) -> None:
+    """Answer a ClientHello with an alert: the relay would have none for this code."""
+    with suppress(StreamReset):
+        await send_last(
+            stream,
+            INTERNAL_ERROR_ALERT,
+            linger_timeout=PARTING_TIMEOUT,
+            dropped_bytes=PARTING_BYTES,
+        )
+    stream.abort(code)
 
 
 async def _excuse(near: Stream | TlsStream) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from tunnel import __version__
+from tunnel.client.challenges import Challenges
 from tunnel.client.ending import LEFT, Ending, ending_of
 from tunnel.client.endpoints import Keypair
 from tunnel.client.forward import Forwarder
@@ -69,6 +70,7 @@ class Passage:
     way: Way
     claim: Claim
     forwarder: Forwarder
+    challenges: Challenges
     register_timeout: float
     heartbeat: float
 
@@ -159,6 +161,15 @@ class Link:
         if deadline is not None:
             departure.bring_forward(deadline)
         departure.asked.set()
+        self._news.set()
+
+    @property
+    def is_staying(self) -> bool:
+        """Whether the relay has welcomed the link, and nobody has asked it to leave."""
+        return self.welcome is not None and not self._departure.asked.is_set()
+
+    def reconsider(self) -> None:
+        """Make the offers anew that other validations are expected for by now."""
         self._news.set()
 
     async def run(self) -> Ending:
@@ -274,7 +285,9 @@ class Link:
             code = next((reason.code for reason in self.refused.values()), Code.NAME_REFUSED)
             raise Refused(code, "the relay grants none of the names")
         now = asyncio.get_running_loop().time()
-        self.offers = Offers(names, random.random, refused=self.refused, now=now)
+        expected = self._passage.challenges.get
+        refused = self.refused
+        self.offers = Offers(names, random.random, expected=expected, refused=refused, now=now)
         self.welcome = welcome
 
     async def _stay(self, exchange: _Exchange, welcome: Welcome) -> None:
@@ -328,7 +341,7 @@ class Link:
         self.leave(asyncio.get_running_loop().time() + drain.deadline, announce=False)
 
     async def _tend(self, exchange: _Exchange) -> None:
-        """Offer what was granted, repeat what was refused, and leave when asked to."""
+        """Offer what was granted, again where it is due, and leave when asked to."""
         now = asyncio.get_running_loop().time
         channel, departure = exchange.channel, self._departure
         if not departure.asked.is_set():

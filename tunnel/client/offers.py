@@ -1,8 +1,11 @@
 """What one connection offers to serve, and what the relay has said to it. No I/O, no clock."""
 
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum, auto
 from types import MappingProxyType
 
+from tunnel.client.asking import Asking, Verdict
+from tunnel.client.challenges import Challenge, Expected
 from tunnel.errors import Code
 from tunnel.protocol.backoff import DISPLACED_INTERVAL, Backoff, retry_delay
 from tunnel.protocol.fields import Reason
@@ -11,19 +14,34 @@ from tunnel.protocol.messages import Serve, Serving
 NONE_REFUSED: Mapping[str, Reason] = MappingProxyType({})
 
 
+def none_expected(_name: str) -> Challenge | None:
+    """Expect no validation of any name."""
+    return None
+
+
+class Phase(Enum):
+    """How far the offers of a connection have come."""
+
+    PLANNED = auto()
+    OPEN = auto()
+    WITHDRAWN = auto()
+
+
 class Offers:
     """The names granted to one connection; each is asked for until the relay serves it.
 
-    `refused` are those that were not granted, at `now`. `serving` holds those whose visitors come
-    here. Times are in seconds of the caller's clock.
+    Validations are asked for besides, of the names of which they are `expected`. `refused` are
+    the names that were not granted, at `now`. `serving` holds those whose visitors come here.
+    Times are in seconds of the caller's clock.
     """
 
     __slots__ = (
         "_again",
         "_aged_at",
+        "_asking",
         "_backoffs",
-        "_is_withdrawn",
         "_names",
+        "_phase",
         "_random",
         "_unanswered",
         "is_superseded",
@@ -35,15 +53,17 @@ class Offers:
         names: Iterable[str],
         random: Callable[[], float],
         *,
+        expected: Expected = none_expected,
         refused: Mapping[str, Reason] = NONE_REFUSED,
         now: float = 0.0,
     ) -> None:
         self._names = tuple(names)
         self._random = random
+        self._asking = Asking(expected)
+        self._phase = Phase.PLANNED
         self._unanswered: set[str] = set()
         self._again: dict[str, float] = {}
         self._backoffs: dict[str, Backoff] = {}
-        self._is_withdrawn = False
         self.is_superseded = False  # a newer instance has taken over: it is for the session to wait
         self.serving: set[str] = set()
         pauses = [retry_delay(reason.code, None, 1, random) for reason in refused.values()]
@@ -60,6 +80,7 @@ class Offers:
 
     def open(self) -> list[Serve]:
         """Return the first offers."""
+        self._phase = Phase.OPEN
         return [self._offer(name) for name in self._names]
 
     def next_timeout(self) -> float | None:
@@ -75,15 +96,31 @@ class Offers:
         return is_aged
 
     def take_due(self, now: float) -> list[Serve]:
-        """Return the offers to repeat now, after refusals."""
-        due = [name for name, at in self._again.items() if at <= now]
+        """Return the offers to make now: after refusals, and where a validation came or went."""
+        due = {name for name, at in self._again.items() if at <= now}
         for name in due:
             del self._again[name]
-        return [self._offer(name) for name in due]
+        return [self._offer(name) for name in self._names if name in due or self._has_news(name)]
+
+    def _has_news(self, name: str) -> bool:
+        is_offered = self._phase is Phase.OPEN and (
+            name in self.serving or (name in self._unanswered and name not in self._again)
+        )
+        return is_offered and self._asking.is_outdated(name)
+
+    def takes_part(self, name: str) -> bool:
+        """Say whether validations of the name may come here: the relay has not refused the name."""
+        if self._phase is not Phase.OPEN:
+            return self._phase is Phase.PLANNED and name in self._names
+        return name in self.serving or name in self._unanswered
+
+    def verdict(self, name: str) -> Verdict | None:
+        """Return what the relay has said to the validation of the name that is expected now."""
+        return self._asking.verdict(name)
 
     def withdraw(self) -> list[Serve]:
         """Return what takes every offer back; nothing is offered again."""
-        self._is_withdrawn = True
+        self._phase = Phase.WITHDRAWN
         self._aged_at = None
         self._again.clear()
         offered = self.serving | self._unanswered
@@ -94,15 +131,21 @@ class Offers:
         if answer.name not in self._names:
             return None
         self._unanswered.discard(answer.name)
+        refused_challenge = self._asking.answered(answer)
         if answer.visitors:
             self.serving.add(answer.name)
             self._backoffs.pop(answer.name, None)
             return None
         self.serving.discard(answer.name)
-        if self._is_withdrawn or answer.reason is None:
+        if self._phase is Phase.WITHDRAWN or answer.reason is None:
             return None
         if answer.reason.code is Code.SUPERSEDED:
             self.is_superseded = True
+        elif answer.reason.code is Code.BUSY and refused_challenge is not None:
+            # It may be the validation alone that the relay has no room for.
+            self._unanswered.add(answer.name)
+            self._again[answer.name] = now
+            return None
         else:
             backoff = self._backoffs.setdefault(answer.name, Backoff(self._random))
             delay = backoff.next_delay(answer.reason.code, retry_after=answer.retry_after)
@@ -110,5 +153,6 @@ class Offers:
         return answer.reason
 
     def _offer(self, name: str) -> Serve:
-        self._unanswered.add(name)
-        return Serve(name, visitors=True, challenge=False)
+        if name not in self.serving:
+            self._unanswered.add(name)
+        return self._asking.offer(name)

@@ -22,7 +22,10 @@ _ADVICE: Mapping[Code, str] = MappingProxyType(
             "or use another keypair"
         ),
         Code.VERSION: "update this client or the relay: they have no protocol version in common",
-        Code.BUSY: "the relay has reached a limit: ask its operator to raise [clients.*] limits",
+        Code.BUSY: (
+            "the relay has reached a limit: ask its operator to raise the limits in [clients.*], "
+            "or certificates_per_week of the suffix if it is certificates that it refuses"
+        ),
         Code.DRAINING: "the relay is going away: it is dialled again when it said",
         Code.PROTOCOL: "update this client or the relay: one of them breaks the protocol",
         Code.TIMEOUT: "the relay or the path to it is too slow: see the relay's log",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from tunnel.client import events
+from tunnel.client.asking import Verdict
 from tunnel.client.ending import Ending
 from tunnel.client.endpoints import Endpoint, url_of
 from tunnel.client.favourites import Favourites
@@ -98,6 +99,7 @@ class Uplink:
         self._links.clear()
         for link in self._departing:
             link.leave(deadline)
+        self._passage.challenges.tell()
 
     async def _drive(self, link: Link) -> None:
         try:
@@ -112,6 +114,7 @@ class Uplink:
         if self._links.get(link.lane) is link:
             self._give_up(link, ending)
         self._compare_names()
+        self._passage.challenges.tell()
 
     def _give_up(self, link: Link, ending: Ending) -> None:
         """Take a link out of the course, which plans the next attempt."""
@@ -122,6 +125,31 @@ class Uplink:
         retry_in = None if due is None else max(0.0, round(due - now, 3))
         self._journal.ended(link.lane.transport, ending, retry_in)
         self._apply()
+
+    # -- validations
+
+    def serves(self, name: str) -> bool:
+        """Say whether visitors of the name come over a connection that stays."""
+        return any(name in link.offers.serving for link in self._staying())
+
+    def takes_part(self, name: str) -> bool:
+        """Say whether validations of the name may come through this session."""
+        return any(link.offers.takes_part(name) for link in self._staying())
+
+    def verdict(self, name: str) -> Verdict | None:
+        """Return what the relay says to the expected validation: one yes is enough."""
+        offers = [link.offers for link in self._staying() if link.offers.takes_part(name)]
+        said = [verdict for each in offers if (verdict := each.verdict(name)) is not None]
+        return next((verdict for verdict in said if verdict.is_granted), said[0] if said else None)
+
+    def reconsider(self) -> None:
+        """Offer anew at once what other validations are expected for by now."""
+        for link in self._staying():
+            link.reconsider()
+
+    def _staying(self) -> list[Link]:
+        every = (*self._links.values(), *self._replaced)
+        return [link for link in every if link.is_staying]
 
     # -- what links report
 
@@ -141,6 +169,7 @@ class Uplink:
         if reason is not None:
             self._journal.refused(reason.code, str(reason), name)
         self._compare_names()
+        self._passage.challenges.tell()
 
     def serving(self, link: Link) -> None:
         """Let the course know that visitors come over this link."""
@@ -165,6 +194,7 @@ class Uplink:
         if self._is_current(link):
             self._departing.add(link)
             self._give_up(link, ending)
+        self._passage.challenges.tell()
 
     def aged(self, link: Link) -> None:
         """Dial a link in place of one that goes on serving until the new one does."""
@@ -191,6 +221,7 @@ class Uplink:
             link.leave()
         self._journal.carried_by(self._course.transport, self._course.reason)
         self._favourites.put(self._passage.way.server.address, self._course.favourite)
+        self._passage.challenges.tell()
         self._news.set()
 
     def _compare_names(self) -> None:

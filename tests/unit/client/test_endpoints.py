@@ -14,9 +14,10 @@ from tunnel.errors import SettingsError
 from tunnel.protocol.names import client_id
 from tunnel.settings.values import ClientSettings, EndpointSettings, KeypairSettings, Target
 from tunnel.stream import Address
-from tunnel.tls.certificates import extension_of, self_signed
+from tunnel.tls.certificates import dns_names, extension_of, self_signed
 from tunnel.tls.files import write_private
 from tunnel.tls.identity import fingerprint, generate
+from tunnel.tls.slots import Certificate
 
 NOW = datetime.now(UTC)
 
@@ -25,6 +26,12 @@ def made(settings: ClientSettings) -> Endpoint:
     keypairs = {name: load_keypair(each) for name, each in settings.keypairs.items()}
     (endpoint,) = make_endpoints(settings, keypairs, NOW)
     return endpoint
+
+
+def shown(endpoint: Endpoint, name: str | None = None) -> Certificate:
+    certificate = endpoint.certificate(name or endpoint.names[0])
+    assert certificate is not None
+    return certificate
 
 
 def fault(settings: ClientSettings) -> str:
@@ -55,10 +62,8 @@ def test_a_url_leaves_the_usual_port_out() -> None:
 
 def test_a_self_signed_certificate_is_kept_so_that_pins_stay_valid(tmp_path: Path) -> None:
     settings = client_settings(tmp_path, endpoint={"certificate": "self-signed"})
-    first, second = made(settings), made(settings)
-    assert first.slot is not None
-    assert second.slot is not None
-    assert first.slot.current.leaf == second.slot.current.leaf
+    first, second = (shown(made(settings)) for _ in range(2))
+    assert first.leaf == second.leaf
 
 
 def test_a_self_signed_certificate_names_all_names_and_carries_the_extension(
@@ -70,8 +75,9 @@ def test_a_self_signed_certificate_names_all_names_and_carries_the_extension(
         "certificate_extension": b"\xca\xfe",
     }
     endpoint = made(client_settings(tmp_path, endpoint=changes))
-    assert endpoint.slot is not None
-    assert extension_of(endpoint.slot.current.leaf) == b"\xca\xfe"
+    certificate = shown(endpoint)
+    assert dns_names(certificate.leaf) == set(endpoint.names)
+    assert extension_of(certificate.leaf) == b"\xca\xfe"
 
 
 def test_a_certificate_from_files_is_shown(tmp_path: Path) -> None:
@@ -84,12 +90,12 @@ def test_a_certificate_from_files_is_shown(tmp_path: Path) -> None:
         "key_file": tmp_path / "key.pem",
     }
     endpoint = made(client_settings(tmp_path, endpoint=changes))
-    assert endpoint.slot is not None
-    assert endpoint.slot.current.leaf == certificate.leaf
+    assert [shown(endpoint, name).leaf for name in endpoint.names] == [certificate.leaf]
 
 
 def test_passed_through_tls_is_nobodys_business(tmp_path: Path) -> None:
-    assert made(client_settings(tmp_path)).context() is None
+    endpoint = made(client_settings(tmp_path))
+    assert endpoint.context(endpoint.names[0]) is None
 
 
 def test_every_bad_file_is_told_at_once(tmp_path: Path) -> None:

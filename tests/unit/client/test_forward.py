@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.client.scenes import run_in_no_time
-from tests.unit.tls.wire import CERTIFICATE, NAME, Visitor, Wire, visitor_context
+from tests.unit.tls.wire import CERTIFICATE, NAME, NOW, Visitor, Wire, visitor_context
+from tunnel.client.challenges import Challenge, Challenges
 from tunnel.client.endpoints import Endpoint, Keypair
 from tunnel.client.forward import Forwarder
 from tunnel.errors import Code, StreamReset
@@ -21,7 +22,6 @@ from tunnel.protocol.messages import StreamHeader, StreamKind, encode
 from tunnel.settings.values import EndpointSettings, Target
 from tunnel.stream import Address, Stream
 from tunnel.tls.identity import generate
-from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.memory import memory_pair
 
 HEADER = StreamHeader(
@@ -70,8 +70,12 @@ async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, servic
 def endpoint(target: Target, *, with_tls: bool, **changes: Any) -> Endpoint:
     identity = generate()
     keypair = Keypair("key", identity, bytes(32), "0" * 32)
-    settings = EndpointSettings("web", "key", "t.test", target, **changes)
-    return Endpoint(settings, keypair, CertificateSlot(CERTIFICATE) if with_tls else None)
+    source = {"certificate": "self-signed" if with_tls else "passthrough", "names": (NAME,)}
+    settings = EndpointSettings("web", "key", "t.test", target, **source | changes)
+    made = Endpoint(settings, keypair, NOW)
+    if made.settings.certificate == "self-signed":
+        made.install(NAME, CERTIFICATE)
+    return made
 
 
 @dataclass(eq=False)
@@ -93,6 +97,7 @@ def travel(
     with_tls: bool = False,
     header: StreamHeader | None = HEADER,
     runner: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run,
+    challenges: Challenges | None = None,
     **changes: Any,
 ) -> tuple[Any, Service]:
     """Let one stream with `header` arrive, and return what `script` did at the relay's end."""
@@ -112,7 +117,8 @@ def travel(
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         service.address = Address(*server.sockets[0].getsockname())
         target = changes.pop("target", Target(service.address))
-        forwarder = Forwarder({NAME: endpoint(target, with_tls=with_tls, **changes)}, 300.0)
+        web = endpoint(target, with_tls=with_tls, **changes)
+        forwarder = Forwarder({NAME: web}, 300.0, challenges or Challenges())
         relay, client = memory_pair()
         far, near = await relay.open_stream(), await client.accept_stream()
         if header is not None:
@@ -416,11 +422,3 @@ def test_a_visitor_without_the_wanted_certificate_never_reaches_the_service(
 
     _, service = travel(script, with_tls=True, visitor_ca=tmp_path / "people.pem")
     assert not service.was_called
-
-
-def test_a_swapped_certificate_is_shown_to_the_next_visitor() -> None:
-    web = endpoint(NOBODY, with_tls=True)
-    first, again = web.context(), web.context()
-    assert web.slot is not None
-    web.slot.swap(replace(CERTIFICATE))
-    assert (first is again, web.context() is first) == (True, False)
