@@ -1,7 +1,7 @@
 """What may stand on the command line. Imports nothing heavy: `--version` and `--help` end here."""
 
 import argparse
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,23 +25,34 @@ LATER_VERBS = {
     "completion": "completion for shells",
 }
 
-_RELAY_ACME = ("--acme-domain", "--acme-email", "--acme-creds-path", "--acme-staging")
-_CLIENT_ACME = ("--acme-email", "--acme-creds-path", "--acme-staging", "--cert-pem")
+_ORDERING = (  # what has a meaning only where a certificate is ordered
+    *("acme_email", "acme_creds_path", "acme_staging", "acme_directory", "acme_ca"),
+    *("acme_renew_days", "cert_pem"),
+)
 
 _COMBINES = ("force_h2", "pool_size")  # with -c; the log flags do anyway
 _POOL_LIMIT = 64
+_DAYS_LIMIT = 365
 
 AddFlags = Callable[[ArgumentParser], None]
+Check = Callable[[ArgumentParser, Namespace], None]
 
 
 def parse_relay(argv: Sequence[str]) -> Namespace:
     """Return what was asked of relay.pyz; raises SystemExit (0 after --help, 2 on bad usage)."""
-    return _parse("relay", argv, _add_relay_flags)
+    return _parse("relay", argv, _add_relay_flags, _check_relay)
 
 
 def parse_client(argv: Sequence[str]) -> Namespace:
     """Return what was asked of client.pyz; raises SystemExit as `parse_relay` does."""
-    return _parse("client", argv, _add_client_flags)
+    return _parse("client", argv, _add_client_flags, _check_client)
+
+
+def _check_relay(parser: ArgumentParser, arguments: Namespace) -> None:
+    """End with status 2 where the flags of a quick start do not go together."""
+    _check_ordering(parser, arguments, "acme_domain")
+    if arguments.acme_domain is not None:
+        _refuse(parser, arguments, ("tls_cert", "tls_key"), beside="acme_domain")
 
 
 def _check_client(parser: ArgumentParser, arguments: Namespace) -> None:
@@ -51,10 +62,33 @@ def _check_client(parser: ArgumentParser, arguments: Namespace) -> None:
     if arguments.secondary_key is None:
         for flag in ("secondary_local", "secondary_cert_extension_hex"):
             if getattr(arguments, flag) is not None:
-                parser.error(f"--{flag.replace('_', '-')} needs --secondary-key")
+                parser.error(f"{_spelt(flag)} needs --secondary-key")
+    _check_ordering(parser, arguments, "acme_email")
 
 
-def _parse(program: str, argv: Sequence[str], add_flags: AddFlags) -> Namespace:
+def _check_ordering(parser: ArgumentParser, arguments: Namespace, switch: str) -> None:
+    """End with status 2 where flags about an authority find no order, or contradict each other."""
+    given = [flag for flag in _ORDERING if getattr(arguments, flag, None) is not None]
+    if getattr(arguments, switch) is None and given:
+        parser.error(f"{_spelt(given[0])} needs {_spelt(switch)}")
+    if arguments.acme_staging:
+        _refuse(parser, arguments, ("acme_directory", "acme_ca"), beside="acme_staging")
+
+
+def _refuse(
+    parser: ArgumentParser, arguments: Namespace, flags: Sequence[str], *, beside: str
+) -> None:
+    for flag in flags:
+        if getattr(arguments, flag) is not None:
+            parser.error(f"{_spelt(flag)} does not go with {_spelt(beside)}")
+
+
+def _spelt(dest: str) -> str:
+    """Return the flag as it is written, by the name of its value."""
+    return f"--{dest.replace('_', '-')}"
+
+
+def _parse(program: str, argv: Sequence[str], add_flags: AddFlags, check: Check) -> Namespace:
     if argv and not argv[0].startswith("-"):
         return _parse_verb(program, argv[0], argv[1:])
     parser = ArgumentParser(
@@ -73,9 +107,8 @@ def _parse(program: str, argv: Sequence[str], add_flags: AddFlags) -> Namespace:
     quick_start = [a.dest for a in parser._actions if a.dest not in known]  # noqa: SLF001 - as above
     arguments = parser.parse_args(argv)
     arguments.verb = None
-    if program == "client":
-        _check_client(parser, arguments)
-    _check_combinations(parser, arguments, [dest for dest in quick_start if dest != SUPPRESS])
+    _check_combinations(parser, arguments, quick_start)
+    check(parser, arguments)
     return arguments
 
 
@@ -127,10 +160,15 @@ def _ip(word: str) -> str:
         raise ArgumentTypeError(f"{word!r} is not an IP address") from None
 
 
-def _pool_size(word: str) -> int:
-    if not (word.isascii() and word.isdecimal() and 1 <= int(word[:4]) <= _POOL_LIMIT):
-        raise ArgumentTypeError(f"{word!r} is out of range (expected 1 to {_POOL_LIMIT})")
-    return int(word)
+def _up_to(limit: int) -> Callable[[str], int]:
+    """Return what reads a whole number from 1 to `limit`, which has at most three digits."""
+
+    def read(word: str) -> int:
+        if not (word.isascii() and word.isdecimal() and 1 <= int(word[:4]) <= limit):
+            raise ArgumentTypeError(f"{word!r} is out of range (expected 1 to {limit})")
+        return int(word)
+
+    return read
 
 
 def _add_relay_flags(parser: ArgumentParser) -> None:
@@ -139,17 +177,44 @@ def _add_relay_flags(parser: ArgumentParser) -> None:
         "--bind-addr",
         type=_ip,
         metavar="IP",
-        help="where to listen (127.0.0.1; with a suffix 0.0.0.0)",
+        help="where to listen (127.0.0.1; with a suffix or an --acme-domain 0.0.0.0)",
     )
     add("--api-port", type=int, metavar="PORT", help="for clients, UDP and TCP (4433)")
     add("--pub-port", type=int, metavar="PORT", help="for visitors (8443)")
-    add("--alpn-port", type=int, metavar="PORT", help="a second port for visitors (none)")
+    add(
+        "--alpn-port",
+        type=int,
+        metavar="PORT",
+        help="a second one, which an authority validates on",
+    )
     add("--domain-suffix", action="append", metavar="NAME", help="repeatable (localhost)")
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM (self-signed)")
     add("--tls-key", metavar="FILE", help="its key, PEM")
     add("--open", action="store_true", default=None, help="anyone with a key may use the suffixes")
     add("--allow", action="append", metavar="sha256:…", help="a client's fingerprint; repeatable")
-    _add_later_flags(parser, (*_RELAY_ACME, "--acme-renew-days"))
+    add(
+        "--acme-domain",
+        action="append",
+        metavar="NAME",
+        help="order the relay's certificate for this name; repeatable",
+    )
+    add("--acme-email", metavar="ADDRESS", help="where the authority writes to")
+    _add_acme_flags(parser)
+    add(
+        "--acme-renew-days",
+        type=_up_to(_DAYS_LIMIT),
+        metavar="N",
+        help="renew this long before the end (when the authority says)",
+    )
+
+
+def _add_acme_flags(parser: ArgumentParser) -> None:
+    """Add what both programs may say of an authority."""
+    add = parser.add_argument
+    add("--acme-creds-path", metavar="FILE", help="the account, made if missing (in state_dir)")
+    add("--acme-staging", action="store_true", default=None, help="try out: letsencrypt-staging")
+    add("--acme-directory", metavar="URL", help="the authority's directory (letsencrypt)")
+    add("--acme-ca", metavar="FILE", help="trust these certificates when it is asked")
 
 
 def _add_client_flags(parser: ArgumentParser) -> None:
@@ -167,13 +232,28 @@ def _add_client_flags(parser: ArgumentParser) -> None:
     add("--primary-cert-extension-hex", metavar="HEX", help="put into the certificate")
     add("--secondary-cert-extension-hex", metavar="HEX", help="put into the second certificate")
     add("--force-h2", action="store_true", default=None, help="only HTTP/2, no QUIC")
-    add("--pool-size", type=_pool_size, metavar="N", help="HTTP/2 connections per relay (4)")
+    add(
+        "--pool-size",
+        type=_up_to(_POOL_LIMIT),
+        metavar="N",
+        help="HTTP/2 connections per relay (4)",
+    )
     add("--id-bits", type=int, choices=(64, 128), help="length of ids (128)")
     trust = parser.add_mutually_exclusive_group()
     trust.add_argument("--pin", metavar="sha256:…", help="trust the relay with this key")
     trust.add_argument("--ca", metavar="FILE", help="trust these certificates")
     trust.add_argument("--insecure", action="store_true", default=None, help="trust anyone")
-    _add_later_flags(parser, _CLIENT_ACME)
+    add(
+        "--acme-email",
+        metavar="ADDRESS",
+        help="order the first endpoint's certificate (self-signed); the authority writes there",
+    )
+    _add_acme_flags(parser)
+    add(
+        "--cert-pem",
+        metavar="FILE",
+        help="key and certificate to begin with, PEM; passed over if it does not exist",
+    )
 
 
 class _Once(argparse.Action):
@@ -187,28 +267,12 @@ class _Once(argparse.Action):
         setattr(space, self.dest, values)
 
 
-class _LaterFlag(argparse.Action):
-    """A flag of the original that is refused until what it asks for is built."""
-
-    def __call__(
-        self, parser: ArgumentParser, _space: Namespace, _values: object, flag: str | None = None
-    ) -> None:
-        parser.error(f"{flag}: not built yet: {ACME}")
-
-
-def _add_later_flags(parser: ArgumentParser, flags: tuple[str, ...]) -> None:
-    for flag in flags:
-        parser.add_argument(flag, action=_LaterFlag, nargs="?", help=SUPPRESS, dest=SUPPRESS)
-
-
 def _check_combinations(parser: ArgumentParser, arguments: Namespace, quick: list[str]) -> None:
     """End with status 2 where flags that were given exclude each other."""
     if arguments.config is not None:
         extra = [d for d in quick if getattr(arguments, d) is not None and d not in _COMBINES]
         if extra:
-            parser.error(
-                f"--{extra[0].replace('_', '-')} does not go with -c: put it into the file"
-            )
+            parser.error(f"{_spelt(extra[0])} does not go with -c: put it into the file")
     if arguments.stands_for or arguments.content:
         _check_stand_in(parser, arguments)
 

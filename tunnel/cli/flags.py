@@ -49,6 +49,19 @@ def log_settings(arguments: Namespace) -> list[Setting]:
     ]
 
 
+def acme_settings(arguments: Namespace) -> list[Setting]:
+    """Return what the --acme flags of both programs say of the authority."""
+    staging = "letsencrypt-staging" if arguments.acme_staging else None
+    table = ("acme",)
+    return [
+        Setting((*table, "email"), arguments.acme_email, "--acme-email"),
+        Setting((*table, "account_file"), arguments.acme_creds_path, "--acme-creds-path"),
+        Setting((*table, "directory"), staging, "--acme-staging"),
+        Setting((*table, "directory"), arguments.acme_directory, "--acme-directory"),
+        Setting((*table, "ca"), arguments.acme_ca, "--acme-ca"),
+    ]
+
+
 def client_overrides(arguments: Namespace, servers: Iterable[str]) -> list[Setting]:
     """Return what --force-h2 and --pool-size say, for the client and for each of its servers."""
     transport = "h2" if arguments.force_h2 else None

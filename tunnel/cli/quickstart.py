@@ -1,8 +1,10 @@
 """Settings without a file, from the original's flags (docs/config.md, "Quick start")."""
 
 from argparse import Namespace
+from pathlib import Path
 
-from tunnel.cli.flags import Setting, client_overrides, log_settings
+from tunnel.cli.flags import Setting, acme_settings, client_overrides, log_settings
+from tunnel.settings.file_kinds import may_exist
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a relay with a suffix of its own is for
@@ -12,7 +14,7 @@ OPEN_WARNING = "no settings given: suffix localhost, open to anyone on this mach
 
 def is_bare(arguments: Namespace) -> bool:
     """Say whether a relay serves only this machine, under no name of its own, to any key."""
-    named = arguments.domain_suffix or arguments.allow or arguments.open
+    named = arguments.domain_suffix or arguments.acme_domain or arguments.allow or arguments.open
     return not named and arguments.bind_addr in (None, LOOPBACK, "::1")
 
 
@@ -43,11 +45,12 @@ def _public_port(arguments: Namespace) -> int:
 
 
 def _listeners(arguments: Namespace) -> list[Setting]:
-    host = arguments.bind_addr or (EVERYWHERE if arguments.domain_suffix else LOOPBACK)
+    has_name = arguments.domain_suffix or arguments.acme_domain
+    host = arguments.bind_addr or (EVERYWHERE if has_name else LOOPBACK)
     api_port = API_PORT if arguments.api_port is None else arguments.api_port
     settings = _listener("agents", "agents", (host, api_port), "--api-port")
     settings += _listener("public", "public", (host, _public_port(arguments)), "--pub-port")
-    if arguments.alpn_port is not None:
+    if arguments.alpn_port not in (None, _public_port(arguments)):
         settings += _listener("challenge", "public", (host, arguments.alpn_port), "--alpn-port")
     return settings
 
@@ -60,12 +63,25 @@ def _listener(name: str, kind: str, address: tuple[str, int], flag: str) -> list
 
 
 def _certificate(arguments: Namespace) -> list[Setting]:
+    if arguments.acme_domain is not None:
+        return _ordered_for_relay(arguments)
     if arguments.tls_cert is None and arguments.tls_key is None:
         return []
     return [
         Setting(("certificate", "mode"), "files", "--tls-cert"),
         Setting(("certificate", "chain_file"), arguments.tls_cert, "--tls-cert"),
         Setting(("certificate", "key_file"), arguments.tls_key, "--tls-key"),
+    ]
+
+
+def _ordered_for_relay(arguments: Namespace) -> list[Setting]:
+    names = list(dict.fromkeys(arguments.acme_domain))
+    days = arguments.acme_renew_days
+    return [
+        Setting(("certificate", "mode"), "acme", "--acme-domain"),
+        Setting(("certificate", "names"), names, "--acme-domain"),
+        Setting(("acme", "renew_before"), days and f"{days}d", "--acme-renew-days"),
+        *acme_settings(arguments),
     ]
 
 
@@ -92,7 +108,21 @@ def client_quick_start(arguments: Namespace) -> list[Setting]:
             "hex": arguments.secondary_cert_extension_hex,
         }
         settings += _endpoint(arguments, "secondary", second)
-    return settings
+    return settings + _ordered_for_client(arguments)
+
+
+def _ordered_for_client(arguments: Namespace) -> list[Setting]:
+    """Return what the first endpoint orders; a second one stays self-signed."""
+    if arguments.acme_email is None:
+        return []
+    endpoint = ("endpoints", "primary")
+    pem = arguments.cert_pem  # the original wrote it too, so that it may not be there yet
+    seed = pem if pem is not None and may_exist(Path(pem)) else None
+    return [
+        Setting((*endpoint, "certificate"), "acme", "--acme-email"),
+        Setting((*endpoint, "seed_file"), seed, "--cert-pem"),
+        *acme_settings(arguments),
+    ]
 
 
 def _endpoint(arguments: Namespace, name: str, parts: dict[str, str | None]) -> list[Setting]:

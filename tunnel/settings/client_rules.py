@@ -4,10 +4,13 @@ from itertools import combinations
 from typing import Any
 
 from tunnel.protocol.names import has_id_shape
+from tunnel.settings.acme_rules import check_acme, check_public
 from tunnel.settings.reader import Reading
+from tunnel.settings.schema import ANY
 from tunnel.settings.shared_rules import (
-    check_certificate_files,
+    FILES,
     check_flow,
+    check_needs,
     check_references,
     check_switches,
     in_force,
@@ -20,6 +23,7 @@ def check_client(reading: Reading) -> None:
     """Note every fault that shows only when several keys are looked at together."""
     check_flow(reading)
     check_switches(reading)
+    check_acme(reading, ("endpoints", ANY, "certificate"))
     for group, purpose in (("servers", "to connect to"), ("endpoints", "to serve")):
         if not in_force(reading, group) and find(reading.tree, (group,)) is None:
             reading.fault((group,), f"none {purpose} (expected a table such as [{group}.NAME])")
@@ -114,7 +118,10 @@ def _keypair(reading: Reading, endpoint: str) -> str | None:
 
 def _check_endpoint(reading: Reading, name: str, endpoint: dict[str, Any]) -> None:
     path = ("endpoints", name)
-    check_certificate_files(reading, path, "certificate")
+    check_needs(reading, path, "certificate", {"files": FILES})
+    if endpoint.get("certificate") == "acme":
+        for key in ("suffix", "names"):
+            check_public(reading, (*path, key))
     if keypair := endpoint.get("keypair"):
         check_references(reading, (*path, "keypair"), (keypair,), "keypairs")
     check_references(reading, (*path, "servers"), endpoint.get("servers", ()), "servers")

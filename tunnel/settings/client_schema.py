@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tunnel.settings.file_kinds import IDENTITY_FILE, PUBLIC_FILE
+from tunnel.settings.file_kinds import IDENTITY_FILE, PUBLIC_FILE, SECRET_FILE
 from tunnel.settings.kinds import FLAG, array, choice, duration, text, whole
 from tunnel.settings.network_kinds import (
     ALPN,
@@ -22,8 +22,8 @@ from tunnel.settings.shared_sections import (
     ACME,
     ADMIN,
     BUFFER_TOTAL,
-    CA_CERTIFICATES,
     DRAIN_TIMEOUT,
+    EAB,
     ENABLED,
     FLOW,
     HEARTBEAT,
@@ -40,7 +40,8 @@ _TRANSPORT = choice("auto", "quic", "h2")
 _POOL_SIZE = whole(1, 64)
 _DIRECT = dict.fromkeys(("auto", "on"), "direct connections")
 
-_TLS_ENDED = ("certificate", ("self-signed", "files"))  # visitors' TLS ends here
+_TLS_ENDED = ("certificate", ("self-signed", "files", "acme"))  # visitors' TLS ends here
+_ORDERED = ("certificate", ("acme",))
 
 _CLIENT = Section(
     ("client",),
@@ -139,18 +140,26 @@ _ENDPOINTS = Section(
         Key("target", TARGET, "the service: `3000`, `host:port` or `unix:/run/app.sock`", REQUIRED),
         Key(
             "certificate",
-            choice("self-signed", "files", "passthrough", not_built={"acme": CA_CERTIFICATES}),
-            "what visitors see: `self-signed`, `files`, or `passthrough` (the target speaks TLS "
-            'itself; later also `"acme"`)',
+            choice("self-signed", "files", "acme", "passthrough"),
+            "what visitors see: `self-signed`, `files`, `acme` (from a certificate authority, see "
+            "`[acme]`), or `passthrough` (the target speaks TLS itself)",
             "self-signed",
         ),
         *certificate_files("certificate"),
         Key(
             "before_certificate",
             choice("self-signed", "refuse"),
-            "until the first certificate from an authority is there",
+            "what visitors meet until the first certificate is there (only with `acme`)",
             "self-signed",
-            not_built=CA_CERTIFICATES,
+            only_with=_ORDERED,
+        ),
+        Key(
+            "seed_file",
+            SECRET_FILE,
+            "key and certificate chain, PEM, to begin with where none is kept yet, such as the "
+            "original wrote (only with `acme`)",
+            sample="acme_cert.pem",
+            only_with=_ORDERED,
         ),
         Key(
             "alpn",
@@ -163,8 +172,8 @@ _ENDPOINTS = Section(
         Key(
             "certificate_extension_hex",
             HEX,
-            "OID 1.3.6.1.4.1.65535.1 in the self-signed certificate, and sent to the relay's "
-            "authorisation",
+            "OID 1.3.6.1.4.1.65535.1 in the self-signed certificate (with `acme`: the one before "
+            "the first), and sent to the relay's authorisation",
             sample="deadbeef",
         ),
         Key(
@@ -217,6 +226,7 @@ CLIENT = Schema(
         _KEYPAIRS,
         _ENDPOINTS,
         ACME,
+        EAB,
         _LIMITS,
         FLOW,
         QUIC,

@@ -41,6 +41,17 @@ def _status(path: Path, *, is_check: bool, may_be_missing: bool) -> os.stat_resu
     return status
 
 
+def may_exist(path: Path) -> bool:
+    """Say whether a file is there, as far as this user can tell."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # such as a folder that only the service's user may enter
+        return True
+    return True
+
+
 def _check_readable(path: Path, *, is_check: bool) -> None:
     if not is_check and not os.access(path, os.R_OK):
         raise Misfit(f"{path} cannot be read: permission denied")

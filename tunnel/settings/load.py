@@ -13,10 +13,12 @@ from tunnel.settings.relay_rules import check_relay
 from tunnel.settings.relay_schema import RELAY
 from tunnel.settings.tree import Table
 from tunnel.settings.values import (
+    AcmeSettings,
     ClientGrant,
     ClientLimits,
     ClientSettings,
     ClientTimeouts,
+    EabSettings,
     EndpointSettings,
     FlowSettings,
     GrantLimits,
@@ -91,10 +93,16 @@ def read_client(tree: Table, circumstances: Circumstances) -> ClientSettings:
 
 def _shared(values: Values) -> Values:
     return {
+        "acme": _acme(values["acme"]),
         "flow": FlowSettings(**values["flow"]),
         "quic": QuicSettings(**values["quic"]),
         "log": LogSettings(**values["log"]),
     }
+
+
+def _acme(table: Values) -> AcmeSettings:
+    eab = EabSettings(**table["eab"]) if table["eab"] else None
+    return AcmeSettings(**{**table, "eab": eab})
 
 
 def _named(cls: Callable[..., T], tables: Mapping[str, Values]) -> dict[str, T]:

@@ -123,11 +123,18 @@ def _read_domain(value: object, _folder: Path) -> object:
 DOMAIN = Kind("name", "a domain name", "a name such as t.example.org", _read_domain)
 
 
-def _read_custom_name(value: object, folder: Path) -> object:
+def _read_qualified(value: object, folder: Path) -> object:
     name = _read_domain(value, folder)
     if "." not in str(name):
         raise Misfit
     return name
+
+
+def _read_custom_name(value: object, folder: Path) -> object:
+    if as_text(value).startswith("*."):
+        wanted = "expected exact names: TLS-ALPN-01, RFC 8737, proves no other to an authority"
+        raise Misfit(f"{shown(value)} is a wildcard ({wanted})")
+    return _read_qualified(value, folder)
 
 
 CUSTOM_NAME = Kind("name", "a domain name", "a name such as shop.example.com", _read_custom_name)
@@ -136,8 +143,8 @@ CUSTOM_NAME = Kind("name", "a domain name", "a name such as shop.example.com", _
 def _read_grant(value: object, folder: Path) -> object:
     pattern = as_text(value)
     if not pattern.startswith("*."):
-        return _read_custom_name(value, folder)
-    parent = str(_read_custom_name(pattern.removeprefix("*."), folder))
+        return _read_qualified(value, folder)
+    parent = str(_read_qualified(pattern.removeprefix("*."), folder))
     return f"*.{parent}"
 
 

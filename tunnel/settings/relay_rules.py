@@ -5,13 +5,16 @@ from itertools import combinations
 from typing import Any
 
 from tunnel.protocol.names import has_id_shape
+from tunnel.settings.acme_rules import check_acme, check_public
 from tunnel.settings.reader import Reading
 from tunnel.settings.shared_rules import (
-    check_certificate_files,
+    FILES,
     check_flow,
+    check_needs,
     check_references,
     check_switches,
     in_force,
+    value_at,
 )
 from tunnel.stream import Address
 
@@ -20,12 +23,14 @@ def check_relay(reading: Reading) -> None:
     """Note every fault that shows only when several keys are looked at together."""
     check_flow(reading)
     check_switches(reading)
-    check_certificate_files(reading, ("certificate",), "mode")
+    check_needs(reading, ("certificate",), "mode", {"files": FILES, "acme": ("names",)})
+    check_acme(reading, ("certificate", "mode"))
     _check_listeners(reading)
     _check_addresses(reading)
     _check_suffixes(reading)
     _check_fingerprints(reading)
     _check_names(reading)
+    _check_own_names(reading)
 
 
 def _check_listeners(reading: Reading) -> None:
@@ -107,3 +112,27 @@ def _check_names(reading: Reading) -> None:
             if name in owners:
                 reading.fault(path, f'"{name}" is granted to clients.{owners[name]} already')
             owners.setdefault(name, client)
+
+
+def _check_own_names(reading: Reading) -> None:
+    """What the relay orders for itself is never a client's; wildcards that are granted exclude it.
+
+    So they are no faults (docs/protocol.md).
+    """
+    if value_at(reading, ("certificate", "mode")) != "acme":
+        return
+    path = ("certificate", "names")
+    check_public(reading, path)
+    suffixes = list(in_force(reading, "suffixes"))
+    grants = {
+        name: client
+        for client, table in in_force(reading, "clients").items()
+        for name in table.get("names", ())
+    }
+    for name in value_at(reading, path) or ():
+        if name in suffixes:
+            reading.fault(path, f'"{name}" is a suffix (a name of the relay must not be one)')
+        if any(has_id_shape(name, suffix) for suffix in suffixes):
+            reading.fault(path, f'"{name}" has the shape of an id (a name of the relay must not)')
+        if name in grants:
+            reading.fault(path, f'"{name}" is granted to clients.{grants[name]}')

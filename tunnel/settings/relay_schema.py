@@ -18,8 +18,8 @@ from tunnel.settings.shared_sections import (
     ACME,
     ADMIN,
     BUFFER_TOTAL,
-    CA_CERTIFICATES,
     DRAIN_TIMEOUT,
+    EAB,
     ENABLED,
     FLOW,
     HEARTBEAT,
@@ -66,24 +66,33 @@ _RELAY = Section(
     ),
 )
 
+_ORDERED = ("mode", ("acme",))
+
 _CERTIFICATE = Section(
     ("certificate",),
     "What clients see on the agents listeners.",
     (
         Key(
             "mode",
-            choice("self-signed", "files", not_built={"acme": CA_CERTIFICATES}),
-            "`self-signed` (kept in `state_dir`, its pin is printed) or `files` "
-            '(later also `"acme"`)',
+            choice("self-signed", "files", "acme"),
+            "`self-signed` (kept in `state_dir`, its pin is printed), `files`, or `acme` (from a "
+            "certificate authority, see `[acme]`)",
             "self-signed",
         ),
         *certificate_files("mode"),
         Key(
             "names",
-            array(CUSTOM_NAME),
-            "names to order a certificate for",
+            array(CUSTOM_NAME, minimum=1, maximum=100),
+            "the relay's own names, all in one certificate (only with `acme`)",
             sample=["relay.example.org"],
-            not_built=CA_CERTIFICATES,
+            only_with=_ORDERED,
+        ),
+        Key(
+            "keep_key",
+            FLAG,
+            "renewals certify the same key, so that pins hold (only with `acme`)",
+            default=True,
+            only_with=_ORDERED,
         ),
     ),
 )
@@ -146,9 +155,9 @@ _SUFFIXES = Section(
         Key(
             "certificates_per_week",
             whole(1, 1_000_000),
-            "certificates that may be ordered under the suffix",
+            "new certificates that clients may order through this relay in 7 days, all names under "
+            "the suffix's registered domain together",
             45,
-            not_built=CA_CERTIFICATES,
         ),
     ),
     DOMAIN,
@@ -235,6 +244,7 @@ RELAY = Schema(
         _RELAY,
         _CERTIFICATE,
         ACME,
+        EAB,
         _LISTENERS,
         _SUFFIXES,
         _CLIENTS,

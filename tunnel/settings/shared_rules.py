@@ -1,12 +1,15 @@
 """Rules over several keys that hold in both programs' settings."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from tunnel.settings.kinds import say_bytes, shown
 from tunnel.settings.reader import Reading, suggest
 from tunnel.settings.schema import instances
 from tunnel.settings.tree import KeyPath, Leaf, dotted, find
+
+FILES = ("chain_file", "key_file")  # what a certificate from files needs
 
 _RISING = (
     ("flow", "stream_window"),
@@ -50,13 +53,14 @@ def _check_switch(reading: Reading, path: KeyPath, switch: str, allowed: tuple[s
     reading.fault(path, f"belongs to {switch} = {wanted}, but {place}")
 
 
-def check_certificate_files(reading: Reading, table: KeyPath, switch: str) -> None:
-    """A certificate from files needs both of them."""
-    if value_at(reading, (*table, switch)) != "files":
-        return
-    for key in ("chain_file", "key_file"):
+def check_needs(
+    reading: Reading, table: KeyPath, switch: str, needs: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Fault each key that the word of `switch` needs and that is not written."""
+    word = value_at(reading, (*table, switch))
+    for key in needs.get(word, ()):
         if find(reading.tree, (*table, key)) is None:
-            reading.fault((*table, key), f'missing ({switch} = "files" needs it)')
+            reading.fault((*table, key), f'missing ({switch} = "{word}" needs it)')
 
 
 def check_references(reading: Reading, key: KeyPath, wanted: tuple[str, ...], group: str) -> None:

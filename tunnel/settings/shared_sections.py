@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunnel.settings.file_kinds import PATH, PUBLIC_FILE, SECRET_FILE
+from tunnel.settings.acme_kinds import DIRECTORY, EMAIL, KEY_ID
+from tunnel.settings.file_kinds import IDENTITY_FILE, PATH, PUBLIC_FILE, SECRET_FILE
 from tunnel.settings.kinds import FLAG, Misfit, choice, duration, size, text
 from tunnel.settings.network_kinds import LISTEN
 from tunnel.settings.schema import Computed, Key, Section
 
-CA_CERTIFICATES = "certificates from a certificate authority (ACME)"
 CONTROL_SOCKET = "the control socket and metrics"
 WINDOW_LIMIT = (1 << 31) - 1  # bytes; RFC 9113 §6.9.1
 
@@ -145,22 +145,60 @@ LOG = Section(
     ),
 )
 
-_ANY_TEXT = text(4096, "text")
-
 ACME = Section(
     ("acme",),
-    "Ordering certificates from a certificate authority.",
+    "Ordering certificates from a certificate authority; only where a certificate is `acme`.",
     (
-        Key("directory", _ANY_TEXT, "the authority, by name or URL", "letsencrypt"),
-        Key("email", _ANY_TEXT, "where the authority writes to", sample="ops@example.org"),
-        Key("ca", PUBLIC_FILE, "trust for the directory itself", sample="pebble.pem"),
         Key(
-            "eab", _ANY_TEXT, "external account binding", sample={"kid": "…", "key_file": "eab.key"}
+            "directory",
+            DIRECTORY,
+            "the authority: `letsencrypt`, `letsencrypt-staging`, `zerossl`, `google`, or the URL "
+            "of any other's directory",
+            "letsencrypt",
         ),
-        Key("renew_before", _ANY_TEXT, "when to renew, before the end", sample="30d"),
-        Key("preflight", _ANY_TEXT, "whether names are checked before an order", "auto"),
+        Key("email", EMAIL, "where the authority writes to", sample="ops@example.org"),
+        Key(
+            "ca",
+            PUBLIC_FILE,
+            "trust these certificates when the directory is asked, instead of the system's",
+            sample="pebble.pem",
+        ),
+        Key(
+            "account_file",
+            IDENTITY_FILE,
+            "the account and its key; made (0600) if missing",
+            Computed("in `state_dir`, one for each authority", lambda _environment: None),
+            "account.json",
+        ),
+        Key(
+            "renew_before",
+            duration(1, 31_536_000),
+            "how long before its end a certificate is renewed",
+            Computed(
+                "when the authority says (ARI, RFC 9773), else with a third of its lifetime left",
+                lambda _environment: None,
+            ),
+            "30d",
+        ),
+        Key(
+            "preflight",
+            choice("auto", "on", "off"),
+            "whether addresses and CAA records of a name are looked up before an order (`auto`: "
+            "with the four named authorities)",
+            "auto",
+        ),
     ),
-    not_built=CA_CERTIFICATES,
+)
+
+EAB = Section(
+    ("acme", "eab"),
+    "External account binding: the account at the authority itself that the one above belongs to. "
+    "`zerossl` and `google` need it, unless there is an `account_file`.",
+    (
+        Key("kid", KEY_ID, "the key's id", sample="kid-1"),
+        Key("key_file", SECRET_FILE, "the file of the key, base64url", sample="eab.key"),
+    ),
+    is_only_example=True,
 )
 
 ADMIN = Section(
