@@ -99,9 +99,22 @@ def parse_certificate(content: bytes) -> Certificate:
 
     Raises ValueError saying what is wrong.
     """
-    if content.count(b"-----BEGIN ") != content.count(b"-----END "):  # parsers skip such a block
-        raise ValueError("is truncated: a PEM block does not end")
+    _require_ends(content)
     return _join(_parse_chain(content), _parse_key(content))
+
+
+def certificate_from_pem(chain: bytes, key: CertificateKey) -> Certificate:
+    """Return the certificate of a PEM chain, leaf first, for a key that is had already.
+
+    Raises ValueError saying what is wrong with the chain, or that it is another key's.
+    """
+    _require_ends(chain)
+    return _join(_parse_chain(chain), key)
+
+
+def _require_ends(text: bytes) -> None:
+    if text.count(b"-----BEGIN ") != text.count(b"-----END "):  # parsers skip such a block
+        raise ValueError("is truncated: a PEM block does not end")
 
 
 def stored_self_signed(

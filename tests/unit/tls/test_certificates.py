@@ -22,8 +22,10 @@ from tunnel.tls.certificates import (
     EXTENSION_OID,
     LIFETIME,
     RENEWAL_MARGIN,
+    certificate_from_pem,
     extension_of,
     load_chain,
+    parse_certificate,
     self_signed,
     stored_self_signed,
 )
@@ -311,3 +313,27 @@ def test_any_name_stays_within_the_directory(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "state"
     stored_self_signed(folder, name, [NAME], now=NOW)
     assert [path.parent for path in tmp_path.rglob("*.pem")] == [folder]
+
+
+def test_key_and_chain_in_one_text_are_read_in_any_order() -> None:
+    made = self_signed(["a.test"], now=NOW)
+    for content in (made.key_pem + made.chain_pem, made.chain_pem + made.key_pem):
+        assert parse_certificate(content).chain == made.chain
+
+
+def test_a_chain_that_arrives_for_another_key_is_refused() -> None:
+    made, other = self_signed(["a.test"], now=NOW), self_signed(["a.test"], now=NOW)
+    with pytest.raises(ValueError, match="is not the key of the first certificate"):
+        certificate_from_pem(made.chain_pem, other.key)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x00\xff"])
+def test_what_is_no_certificate_is_a_value_error(content: bytes) -> None:
+    with pytest.raises(ValueError, match="readable PEM"):
+        parse_certificate(content)
+
+
+def test_a_chain_that_breaks_off_is_refused() -> None:
+    made = self_signed(["a.test"], now=NOW)
+    with pytest.raises(ValueError, match="is truncated"):
+        certificate_from_pem(made.chain_pem + made.chain_pem[:200], made.key)
