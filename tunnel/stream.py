@@ -121,6 +121,37 @@ class Listener(Protocol):
         """Stop accepting; connections accepted before live on."""
 
 
+class Prefixed:
+    """A stream of which something was read already: `first` is received before the rest."""
+
+    __slots__ = ("_first", "_stream")
+
+    def __init__(self, stream: Stream, first: bytes) -> None:
+        self._stream = stream
+        self._first = first
+
+    def __repr__(self) -> str:
+        return f"<Prefixed {len(self._first)} bytes before {self._stream!r}>"
+
+    async def receive(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await self._stream.receive()
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send(data)
+
+    async def finish(self) -> None:
+        await self._stream.finish()
+
+    def abort(self, code: Code = Code.ABORTED) -> None:
+        self._stream.abort(code)
+
+    def join(self, far: Stream) -> Awaitable[None] | None:
+        return None if self._first else self._stream.join(far)
+
+
 async def send_last(
     stream: Stream, data: bytes, *, linger_timeout: float, dropped_bytes: int
 ) -> None:

@@ -26,7 +26,7 @@ from tunnel.relay.admission import Admission, Decision
 from tunnel.relay.farewell import Farewell
 from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
-from tunnel.relay.registry import Claimant, Registry
+from tunnel.relay.registry import Claimant, Registry, ServeOutcome
 from tunnel.relay.sessions import Kinds, Link, RelayChannel
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
@@ -253,13 +253,15 @@ class Agents:
 
     async def _serve_name(self, link: Link, wish: Serve, bound: Log) -> None:
         kinds = Kinds(visitors=wish.visitors, challenge=wish.challenge)
-        outcome = self._registry.serve(link, wish.name, kinds)
+        outcome = self._registry.serve(link, wish.name, kinds, renewal=wish.renewal)
         for loser in outcome.superseded:
             bound.info("took over", name=wish.name, superseded=loser.label)
             self._farewell.dismiss(loser)
-        reason = Reason(outcome.code) if outcome.code is not None else None
+        for other in outcome.given_up:
+            bound.info("validation given up", name=wish.name, session=other.session.label)
+            self.crowd.start(_tell_given_up(other, wish.name))
+        await link.channel.send(_answer(wish.name, outcome))
         now = outcome.kinds
-        await link.channel.send(Serving(wish.name, now.visitors, now.challenge, reason))
         bound.debug("serving", name=wish.name, visitors=now.visitors, challenge=now.challenge)
 
     # -- ending
@@ -272,6 +274,18 @@ class Agents:
     async def part_from_all(self) -> None:
         """Say goodbye to every client that is left and close its connection."""
         await self._farewell.part_from(self._registry.links)
+
+
+def _answer(name: str, outcome: ServeOutcome) -> Serving:
+    reason = Reason(outcome.code) if outcome.code is not None else None
+    now = outcome.kinds
+    return Serving(name, now.visitors, now.challenge, reason, outcome.retry_after)
+
+
+async def _tell_given_up(link: Link, name: str) -> None:
+    """Say unasked that validations no longer come here; a client that does not read is cut."""
+    visitors = link.serving[name].visitors if name in link.serving else False
+    await link.channel.send(Serving(name, visitors, challenge=False, reason=Reason(Code.TIMEOUT)))
 
 
 def _close_after(connection: Connection, loss: ConnectionLost) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
 
-from tunnel.errors import ConnectionLost, Refused, RemoteProtocolError
+from tunnel.errors import ConnectionLost, Refused, RemoteProtocolError, StreamReset
 from tunnel.log import get_log
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
 from tunnel.protocol.messages import StreamHeader, StreamKind, leading_alpn
@@ -13,6 +13,7 @@ from tunnel.relay.arrivals import Guest, receive_guest
 from tunnel.relay.limits import AddressCounts
 from tunnel.relay.refusal import alert_for, turn_away
 from tunnel.relay.routing import Routing
+from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.supervision import Crowd
 from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Stream
@@ -31,10 +32,12 @@ class Front:
         settings: RelaySettings,
         routing: Routing,
         take_agent: Callable[[socket.socket, Address], None],
+        own: OwnValidations,
     ) -> None:
         self._hello_timeout = settings.timeouts.client_hello
         self._routing = routing
         self._take_agent = take_agent
+        self._own = own
         self._per_address = AddressCounts(settings.limits.visitors_per_address)
         self._numbers = count(1)
         self.crowd = Crowd("visitor")
@@ -74,14 +77,17 @@ class Front:
     async def _forward(
         self, visitor: Stream, hello: bytes, guest: Guest, listener: ListenerSettings
     ) -> None:
-        """Take the visitor to its client, or tell it why not."""
+        """Take the visitor to its client, or tell it why not; our own validations stay here."""
+        name = guest.hello.required_name
         try:
             if listener.kind == "agents":
                 await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
+            elif guest.kind is Arrival.VALIDATION and name in self._own:
+                await self._validate(visitor, hello, name)
             else:
                 await self._routing.forward(visitor, hello, self._header(guest))
         except Refused as refusal:
-            log.debug("visitor not served", name=guest.hello.server_name, cause=refusal)
+            log.debug("visitor not served", name=name, cause=refusal)
             answer = alert_for(refusal.code)
             if answer is not None:
                 await turn_away(visitor, answer)
@@ -89,6 +95,14 @@ class Front:
                 visitor.abort(refusal.code)
         finally:
             visitor.abort()
+
+    async def _validate(self, caller: Stream, hello: bytes, name: str) -> None:
+        try:
+            await self._own.answer(name, caller, hello)
+        except (StreamReset, RemoteProtocolError) as error:
+            log.debug("validation not completed", name=name, cause=error)
+        else:
+            log.info("answered a validation", name=name)
 
     def _header(self, guest: Guest) -> StreamHeader:
         return StreamHeader(

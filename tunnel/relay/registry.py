@@ -4,11 +4,12 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunnel.errors import Code, Refused
 from tunnel.protocol.backoff import DISPLACED_INTERVAL
 from tunnel.relay.admission import Decision
+from tunnel.relay.challenges import Challenges
 from tunnel.relay.limits import ClientUse, client_bucket
 from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
 from tunnel.stream import Connection
@@ -32,11 +33,13 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class ServeOutcome:
-    """The answer to `serve`, and the sessions that lost the name by it."""
+    """The answer to `serve`, and who lost the name by it."""
 
     kinds: Kinds
     code: Code | None = None
+    retry_after: float | None = None
     superseded: tuple[Session, ...] = ()
+    given_up: tuple[Link, ...] = ()  # those that no longer get the name's validations
 
 
 NOTHING = Kinds(visitors=False, challenge=False)
@@ -46,7 +49,11 @@ class Registry:
     """Names, sessions and what every key uses."""
 
     def __init__(
-        self, connections: int, expected: Iterable[str], clock: Callable[[], float]
+        self,
+        connections: int,
+        expected: Iterable[str],
+        challenges: Challenges,
+        clock: Callable[[], float],
     ) -> None:
         self._connections_max = connections
         self.connections = 0  # registered ones, of all sessions
@@ -55,7 +62,7 @@ class Registry:
         self._sessions: dict[tuple[bytes, bytes], Session] = {}
         self._uses: dict[bytes, ClientUse] = {}
         self._holders: dict[str, list[Session]] = {}  # name → sessions serving its visitors
-        self._challenges: dict[str, Session] = {}
+        self._challenges = challenges
         self._successors: dict[tuple[bytes, bytes], Session] = {}
         self._recent: OrderedDict[str, float] = OrderedDict()  # name → when it was last served
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
@@ -124,32 +131,58 @@ class Registry:
 
     # -- serving
 
-    def serve(self, link: Link, name: str, kinds: Kinds) -> ServeOutcome:
-        """Apply a `serve` of the link; returns what is in force for it from now on."""
+    def serve(self, link: Link, name: str, kinds: Kinds, *, renewal: bool = False) -> ServeOutcome:
+        """Apply a `serve` of the link; returns what is in force for it from now on.
+
+        Visitors do not depend on validations: where only these are refused, those are served.
+        """
         session = link.session
         if link.state is LinkState.SUPERSEDED:
             return ServeOutcome(NOTHING, Code.SUPERSEDED)
-        if kinds == NOTHING:
-            link.serving.pop(name, None)
-            self._settle(session, name)
-            return ServeOutcome(NOTHING)
-        code = self._objection(session, name, kinds)
+        code = self._objection(session, name) if kinds != NOTHING else None
         if code is not None:
             return ServeOutcome(link.serving.get(name, NOTHING), code)
-        link.serving[name] = kinds
         superseded = self._take_over(session, name) if kinds.visitors else ()
-        self._settle(session, name)
-        return ServeOutcome(kinds, None, superseded)
+        try:
+            asks = kinds.challenge
+            given_up = self._claim_challenge(link, name, renewal=renewal) if asks else ()
+        except Refused as refusal:
+            kinds = replace(kinds, challenge=False)
+            self._apply(link, name, kinds)
+            return ServeOutcome(kinds, refusal.code, refusal.retry_after, superseded)
+        self._apply(link, name, kinds)
+        return ServeOutcome(kinds, None, None, superseded, given_up)
 
-    def _objection(self, session: Session, name: str, kinds: Kinds) -> Code | None:
+    def _objection(self, session: Session, name: str) -> Code | None:
         if name not in session.granted:
             return Code.NAME_REFUSED
         holders = self._holders.get(name, ())
         if any(holder.fingerprint != session.fingerprint for holder in holders):
             return Code.NAME_TAKEN
-        if kinds.challenge and self._challenges.get(name, session) is not session:
-            return Code.BUSY
         return None
+
+    def _claim_challenge(self, link: Link, name: str, *, renewal: bool) -> tuple[Link, ...]:
+        """Let validations of the name come over the link; return the links that get none now.
+
+        Raises Refused.
+        """
+        if link.state is LinkState.DRAINING:  # nothing would come over it any more
+            raise Refused(Code.DRAINING)
+        loser = self._challenges.claim(link.session, name, renewal=renewal)
+        if loser is None:
+            return ()
+        links = tuple(each for each in loser.links if name in each.serving)
+        given_up = tuple(each for each in links if each.serving[name].challenge)
+        for each in given_up:
+            self._apply(each, name, replace(each.serving[name], challenge=False))
+        return given_up
+
+    def _apply(self, link: Link, name: str, kinds: Kinds) -> None:
+        if kinds == NOTHING:
+            link.serving.pop(name, None)
+        else:
+            link.serving[name] = kinds
+        self._settle(link.session, name)
 
     def _take_over(self, session: Session, name: str) -> tuple[Session, ...]:
         """Return the sessions that `session` has superseded by serving the name."""
@@ -192,15 +225,10 @@ class Registry:
             self._note_recent(name)
         if not holders:
             del self._holders[name]
-        self._settle_challenge(session, name)
+        if not session.validates(name):
+            self._challenges.release(session, name)
         if serves:
             self._wake(name)
-
-    def _settle_challenge(self, session: Session, name: str) -> None:
-        if any(name in link.serving and link.serving[name].challenge for link in session.links):
-            self._challenges[name] = session
-        elif self._challenges.get(name) is session:
-            del self._challenges[name]
 
     # -- routing
 
@@ -212,7 +240,8 @@ class Registry:
         That is the serving one with the fewest open streams, none of those in `without`.
         """
         if challenge:
-            holders = [self._challenges[name]] if name in self._challenges else []
+            holder = self._challenges.holder(name)
+            holders = [holder] if holder is not None else []
         else:
             holders = self._holders.get(name, [])
         links = (

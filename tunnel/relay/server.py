@@ -12,6 +12,8 @@ from tunnel.log import get_log
 from tunnel.protocol.names import client_id
 from tunnel.relay.admission import Admission, SettingsAdmission
 from tunnel.relay.agents import Agents, Doors
+from tunnel.relay.budget_file import budget_of
+from tunnel.relay.challenges import Challenges
 from tunnel.relay.front import Front
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.registry import Registry
@@ -23,6 +25,7 @@ from tunnel.relay.state import (
     relay_certificate,
     reset_key,
 )
+from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.supervision import Work, first_of
 from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Listener
@@ -82,14 +85,18 @@ class Relay:
             known = KnownKeys(settings.state_dir / "known-keys")
             admission = SettingsAdmission(settings, own_names(settings, certificate), known)
         self._admission = admission
+        self._budget = budget_of(settings)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen and serve until `stop` is set, then drain. Raises ListenFailed."""
         settings = self._settings
         clock = asyncio.get_running_loop().time
-        registry = Registry(settings.limits.connections, _expected_names(settings), clock)
+        challenges = Challenges(self._budget, clock)
+        expected = _expected_names(settings)
+        registry = Registry(settings.limits.connections, expected, challenges, clock)
         agents = Agents(settings, registry, self._admission, self._doors)
-        front = Front(settings, Routing(settings.timeouts, registry), agents.take_socket)
+        routing = Routing(settings.timeouts, registry)
+        front = Front(settings, routing, agents.take_socket, OwnValidations())
         log.info("starting", relay=settings.name)
         bound = await self._listen()
         try:
@@ -102,6 +109,7 @@ class Relay:
                 await self._drain(agents, front)
         finally:
             await _close(bound)
+            self._budget.close()
 
     def _opening(self, bound: list[Bound]) -> Opening:
         certificate = self._doors.slot.current

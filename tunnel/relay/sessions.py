@@ -73,6 +73,10 @@ class Session:
         """Say whether any link of any state serves visitors of the name."""
         return any(name in link.serving and link.serving[name].visitors for link in self.links)
 
+    def validates(self, name: str) -> bool:
+        """Say whether any link of any state waits for validations of the name."""
+        return any(name in link.serving and link.serving[name].challenge for link in self.links)
+
     @property
     def label(self) -> str:
         """Short words for logs: the beginning of the key's fingerprint, and which run of it."""

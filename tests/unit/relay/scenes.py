@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
+from tunnel.errors import Code, Refused
 from tunnel.protocol.messages import Hello
 from tunnel.protocol.registration import RelayRegistration
 from tunnel.relay.admission import Decision
+from tunnel.relay.challenges import Challenges
 from tunnel.relay.registry import Claimant, Registry
 from tunnel.relay.sessions import Kinds, Link, RelayChannel
 from tunnel.runtime.control import ControlChannel
@@ -41,6 +43,19 @@ class Clock:
 
 
 @dataclass
+class Orders:
+    """A budget that lets everything pass until `is_used_up`, and notes it."""
+
+    counted: list[str] = field(default_factory=list)
+    is_used_up: bool = False
+
+    def order(self, name: str, *, renewal: bool) -> None:
+        if self.is_used_up:
+            raise Refused(Code.BUSY, "used up", 77.0)
+        self.counted.append(f"renewal of {name}" if renewal else name)
+
+
+@dataclass
 class Scene:
     """Joins clients to a registry; `far_ends` are the clients' connections, in order."""
 
@@ -48,10 +63,12 @@ class Scene:
     connections: int = 100
     limits: GrantLimits = field(default_factory=GrantLimits)
     clock: Clock = field(default_factory=Clock)
+    budget: Orders = field(default_factory=Orders)
     far_ends: list[Connection] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.registry = Registry(self.connections, self.expected, self.clock)
+        challenges = Challenges(self.budget, self.clock)
+        self.registry = Registry(self.connections, self.expected, challenges, self.clock)
 
     def join(
         self, instance: bytes = b"1" * 16, key: bytes = KEY, *, is_replica: bool = False
@@ -64,5 +81,5 @@ class Scene:
         claimant = Claimant(key, instance, is_replica, near, channel)
         return self.registry.join(claimant, Decision({NAME: 443}, limits=self.limits))
 
-    def serve(self, link: Link, kinds: Kinds = VISITORS, name: str = NAME) -> object:
+    def serve(self, link: Link, kinds: Kinds = VISITORS, name: str = NAME) -> Code | None:
         return self.registry.serve(link, name, kinds).code

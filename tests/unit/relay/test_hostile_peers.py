@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.relay.scenes import Orders
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, StreamReset
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.frames import FrameReader, frame
@@ -43,6 +44,7 @@ from tunnel.protocol.names import client_id
 from tunnel.protocol.registration import FROM_RELAY, signed_message
 from tunnel.relay.admission import SettingsAdmission
 from tunnel.relay.agents import Agents, Doors
+from tunnel.relay.challenges import Challenges
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.registry import Registry
 from tunnel.settings.values import RelaySettings, SuffixSettings
@@ -206,7 +208,8 @@ def test_a_socket_that_is_reset_before_its_turn_is_no_fault_of_ours(tmp_path: Pa
 async def agents_in(folder: Path) -> AsyncIterator[tuple[Agents, Registry]]:
     """Yield the relay's side; at the end all its tasks have ended and it remembers nobody."""
     chosen = RelaySettings("relay", folder, {}, {"t.test": SuffixSettings("t.test", access="open")})
-    registry = Registry(100, (), asyncio.get_running_loop().time)
+    clock = asyncio.get_running_loop().time
+    registry = Registry(100, (), Challenges(Orders(), clock), clock)
     admission = SettingsAdmission(chosen, frozenset(), KnownKeys(folder / "known"))
     agents = Agents(chosen, registry, admission, DOORS)
     faults = Faults()
@@ -224,7 +227,8 @@ async def agents_in(folder: Path) -> AsyncIterator[tuple[Agents, Registry]]:
 
 def assert_empty(registry: Registry) -> None:
     assert registry.connections == 0
-    tables = ("sessions", "uses", "holders", "challenges", "successors", "waiting")
+    assert registry._challenges._pending == {}
+    tables = ("sessions", "uses", "holders", "successors", "waiting")
     assert {table: getattr(registry, f"_{table}") for table in tables} == {t: {} for t in tables}
 
 

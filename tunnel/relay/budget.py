@@ -1,0 +1,201 @@
+"""How many certificates may be ordered through a relay: authorities count by registered domain.
+
+All names under one registered domain share what an authority allows it in a week, so one client
+that orders again and again would leave none to the others. Decisions only: no clock, no files;
+wall-clock moments come in, since a week outlives the process.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from tunnel.errors import Code, Refused
+from tunnel.protocol.messages import RETRY_AFTER_LIMIT
+from tunnel.settings.values import SuffixSettings
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
+WEEK = 7 * 86_400  # seconds, as all of these
+REMEMBERED = 400 * 86_400  # for so long a name is known: longer than any certificate lives
+SAME_ORDER = 600  # whoever asks again this soon asks for the order that was counted
+CUSTOM_PER_WEEK = 45  # under a registered domain that no suffix belongs to
+NAMES_KEPT = 50_000
+DOMAINS_KEPT = 50_000
+
+Members = Mapping[str, object]  # of a JSON object
+T = TypeVar("T")
+
+
+class RegisteredDomains:
+    """Which names an authority counts together, by the Public Suffix List, and up to how many."""
+
+    def __init__(self, suffixes: Iterable[SuffixSettings]) -> None:
+        self._suffixes = tuple(suffixes)
+
+    def of(self, name: str) -> str:
+        """Return the registered domain of a name; a public suffix stands for itself."""
+        return self._list.privatesuffix(name) or name
+
+    def limit(self, domain: str) -> int:
+        """Return how many new certificates a registered domain gets in 7 days."""
+        public_suffix = domain.partition(".")[2]
+        return self._limits.get(domain, self._limits.get(public_suffix, CUSTOM_PER_WEEK))
+
+    @cached_property
+    def _list(self) -> "PublicSuffixList":
+        # Some 90 ms, which a relay without such clients need not spend.
+        from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - see above
+
+        return PublicSuffixList()
+
+    @cached_property
+    def _limits(self) -> dict[str, int]:
+        limits: dict[str, int] = {}
+        for suffix in self._suffixes:
+            domain = self.of(suffix.name)
+            per_week = suffix.certificates_per_week
+            limits[domain] = min(per_week, limits.get(domain, per_week))
+        return limits
+
+
+@dataclass(slots=True)
+class _Known:
+    """A name that was ordered before."""
+
+    ordered_at: int
+    renewals: list[int] = field(default_factory=list)
+
+
+class Budget:
+    """The orders of late. Moments are kept as whole seconds since 1970.
+
+    Full, it forgets what was ordered the longest ago.
+    """
+
+    def __init__(
+        self,
+        domains: RegisteredDomains,
+        *,
+        names_kept: int = NAMES_KEPT,
+        domains_kept: int = DOMAINS_KEPT,
+    ) -> None:
+        self._domains = domains
+        self._names_kept = names_kept
+        self._domains_kept = domains_kept
+        self._names: OrderedDict[str, _Known] = OrderedDict()
+        self._new: OrderedDict[str, list[int]] = OrderedDict()  # by registered domain
+
+    def __repr__(self) -> str:
+        return f"<Budget {len(self._names)} names in {len(self._new)} domains of late>"
+
+    def order(self, name: str, *, renewal: bool, now: datetime) -> bool:
+        """Count an order, or raise Refused(BUSY) with the seconds until there is a place.
+
+        Returns False where nothing was counted: somebody asks again for the order of just now.
+        A renewal of what was ordered here before has places of its own, as many again per name.
+        """
+        moment = int(now.timestamp())
+        known = self._names.get(name)
+        if known is not None and abs(moment - known.ordered_at) < SAME_ORDER:
+            return False
+        domain = self._domains.of(name)
+        limit = self._domains.limit(domain)
+        if renewal and known is not None and moment - known.ordered_at < REMEMBERED:
+            _count(known.renewals, limit, moment, f"renewals of {name}")
+        else:
+            orders = self._new.get(domain, [])
+            _count(orders, limit, moment, f"new certificates under {domain}")
+            _remember(self._new, domain, orders, self._domains_kept)
+        known = known or _Known(moment)
+        known.ordered_at = moment
+        _remember(self._names, name, known, self._names_kept)
+        return True
+
+    def snapshot(self, now: datetime) -> Members:
+        """Return what is worth keeping, as a JSON object, and forget the rest."""
+        self._forget(int(now.timestamp()))
+        return {
+            "new": self._new,
+            "names": {
+                name: {"ordered_at": known.ordered_at, "renewals": known.renewals}
+                for name, known in self._names.items()
+            },
+        }
+
+    def _forget(self, moment: int) -> None:
+        for name, known in list(self._names.items()):
+            known.renewals = _of_this_week(known.renewals, moment)
+            if moment - known.ordered_at >= REMEMBERED:
+                del self._names[name]
+        for domain, orders in list(self._new.items()):
+            if not _of_this_week(orders, moment):
+                del self._new[domain]
+
+    def restore(self, members: object, now: datetime) -> None:
+        """Begin with what `snapshot` returned; raises ValueError for anything else.
+
+        What seems to have been ordered in times to come, by a clock that was wrong, was ordered
+        just now.
+        """
+        moment = int(now.timestamp())
+        whole = _object(members)
+        new = OrderedDict(
+            (domain, _moments(orders, moment))
+            for domain, orders in _object(whole.get("new")).items()
+        )
+        names = OrderedDict(
+            (name, _known(each, moment)) for name, each in _object(whole.get("names")).items()
+        )
+        self._new, self._names = new, names
+        self._forget(moment)
+
+
+def _count(orders: list[int], limit: int, moment: int, what: str) -> None:
+    """Add an order to those of the week; raises Refused if they are as many as may be."""
+    orders[:] = _of_this_week(orders, moment)
+    excess = len(orders) - limit
+    if excess >= 0:
+        wait = sorted(orders)[excess] + WEEK - moment
+        message = f"{limit} {what} in 7 days already"
+        raise Refused(Code.BUSY, message, min(wait, RETRY_AFTER_LIMIT))
+    orders.append(moment)
+
+
+def _of_this_week(orders: Iterable[int], moment: int) -> list[int]:
+    """Return those of 7 days; also of 7 days ahead, for the clock may have been set back."""
+    return [at for at in orders if abs(moment - at) < WEEK]
+
+
+def _remember(kept: OrderedDict[str, T], key: str, value: T, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _object(value: object) -> Members:
+    if isinstance(value, dict):
+        return value
+    raise ValueError("not an object")
+
+
+def _known(value: object, latest: int) -> _Known:
+    members = _object(value)
+    ordered_at = _moment(members.get("ordered_at"), latest)
+    return _Known(ordered_at, _moments(members.get("renewals"), latest))
+
+
+def _moments(value: object, latest: int) -> list[int]:
+    if isinstance(value, list):
+        return [_moment(each, latest) for each in value]
+    raise ValueError("not a list of moments")
+
+
+def _moment(value: object, latest: int) -> int:
+    if type(value) is not int:
+        raise ValueError("not a moment in whole seconds")
+    return min(value, latest)
