@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
@@ -10,12 +9,11 @@ from tunnel.errors import Code, Refused
 from tunnel.protocol.backoff import DISPLACED_INTERVAL
 from tunnel.relay.admission import Decision
 from tunnel.relay.challenges import Challenges
+from tunnel.relay.expected import ExpectedNames
 from tunnel.relay.limits import ClientUse, client_bucket
 from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
 from tunnel.stream import Connection
 
-RECENT_SECONDS = 600.0  # a name that was registered this lately is worth waiting for
-RECENT_NAMES_KEPT = 20_000
 PREDECESSORS_KEPT = 64  # superseded instances of one key that may not return
 FULL_RETRY_INTERVAL = 30.0  # seconds after which somebody may have made room
 
@@ -57,14 +55,13 @@ class Registry:
     ) -> None:
         self._connections_max = connections
         self.connections = 0  # registered ones, of all sessions
-        self._expected = frozenset(expected)
+        self._expected = ExpectedNames(expected, clock)
         self._clock = clock
         self._sessions: dict[tuple[bytes, bytes], Session] = {}
         self._uses: dict[bytes, ClientUse] = {}
         self._holders: dict[str, list[Session]] = {}  # name → sessions serving its visitors
         self._challenges = challenges
         self._successors: dict[tuple[bytes, bytes], Session] = {}
-        self._recent: OrderedDict[str, float] = OrderedDict()  # name → when it was last served
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     @property
@@ -222,7 +219,7 @@ class Registry:
             holders.append(session)
         elif not serves and session in holders:
             holders.remove(session)
-            self._note_recent(name)
+            self._expected.note(name)
         if not holders:
             del self._holders[name]
         if not session.validates(name):
@@ -254,10 +251,7 @@ class Registry:
 
     def is_expected(self, name: str) -> bool:
         """Say whether a visitor of this name, not served now, is worth holding for a moment."""
-        if name in self._expected or name in self._holders:
-            return True
-        since = self._recent.get(name)
-        return since is not None and self._clock() - since < RECENT_SECONDS
+        return name in self._holders or name in self._expected
 
     async def served(self, name: str) -> None:
         """Wait until some link begins or resumes to serve the name. Cancel-safe."""
@@ -301,9 +295,3 @@ class Registry:
         for future in self._waiting.pop(name, ()):
             if not future.done():
                 future.set_result(None)
-
-    def _note_recent(self, name: str) -> None:
-        self._recent[name] = self._clock()
-        self._recent.move_to_end(name)
-        if len(self._recent) > RECENT_NAMES_KEPT:
-            self._recent.popitem(last=False)

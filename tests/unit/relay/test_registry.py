@@ -14,7 +14,8 @@ from tests.unit.relay.scenes import (
     in_loop,
 )
 from tunnel.errors import Code, Refused
-from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT, RECENT_SECONDS
+from tunnel.relay.expected import RECENT_SECONDS
+from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT
 from tunnel.settings.values import GrantLimits
 
 OLD, NEW = b"1" * 16, b"2" * 16
