@@ -218,7 +218,7 @@ def _seconds(value: object) -> float:
 
 
 def _say_seconds(value: float) -> str:
-    return f"{value:g}s"
+    return f"{value:.10g}s"
 
 
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")

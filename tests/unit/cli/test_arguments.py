@@ -213,9 +213,6 @@ USAGE = [
     ("relay", "--allow sha256:1", "--allow: clients.allowed-1.fingerprint"),
     ("relay", "--log-format xml", "'xml' is none of auto, text, json"),
     ("relay", "--log-format journald", "not built yet: journald's native protocol"),
-    ("relay", "--acme-domain x", "--acme-domain: not built yet"),
-    ("relay", "--acme-staging", "--acme-staging: not built yet"),
-    ("relay", "--acme-renew-days=30", "--acme-renew-days: not built yet"),
     ("relay", "-c relay.toml --open", "--open does not go with -c"),
     ("relay", "-c relay.toml --pub-port 1", "--pub-port does not go with -c"),
     ("relay", "--as relay.toml", "go with -c and --check"),
@@ -233,7 +230,6 @@ USAGE = [
     ("client", "--server r --secondary-local 1", "--secondary-local needs --secondary-key"),
     ("client", "--server r --pool-size 0", "'0' is out of range (expected 1 to 64)"),
     ("client", "--server r --id-bits 96", "invalid choice: 96"),
-    ("client", "--server r --cert-pem x", "--cert-pem: not built yet"),
     ("client", "-c client.toml --server r", "--server does not go with -c"),
     ("client", "id -c client.toml --id-bits 64", "do not go with -c"),
 ]

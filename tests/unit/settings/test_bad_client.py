@@ -7,7 +7,7 @@ import pytest
 from tests.unit.settings.documents import CLIENT, FINGERPRINT, faults, write
 from tunnel.settings.load import load_client
 
-ACME = "not built yet: certificates from a certificate authority (ACME)"
+NO_ORDER = 'nothing orders a certificate (expected endpoints.NAME.certificate = "acme")'
 SECOND = (
     '[keypairs.two]\nfile = "two.key"\n'
     '[endpoints.two]\nkeypair = "{}"\nsuffix = "t.example.org"\ntarget = 3001'
@@ -16,8 +16,53 @@ SECOND = (
 # Each follows the eight lines of a good document, in the table [endpoints.web].
 APPENDED = [
     ("targte = 1", '9: endpoints.web.targte: unknown key (did you mean "target"?)'),
-    ('certificate = "acme"', f"9: endpoints.web.certificate: {ACME}"),
-    ('before_certificate = "refuse"', f"9: endpoints.web.before_certificate: {ACME}"),
+    (
+        'certificate = "ACME"',
+        '9: endpoints.web.certificate: "ACME" is not known here '
+        '(expected one of "self-signed", "files", "acme", "passthrough")',
+    ),
+    (
+        'before_certificate = "refuse"',
+        '9: endpoints.web.before_certificate: belongs to certificate = "acme", '
+        'but the default is certificate = "self-signed"',
+    ),
+    (
+        'certificate = "files"\nchain_file = "client.toml"\nkey_file = "secret.key"\n'
+        'seed_file = "secret.key"',
+        '12: endpoints.web.seed_file: belongs to certificate = "acme", '
+        'but client.toml:9 says certificate = "files"',
+    ),
+    (
+        'certificate = "acme"\nbefore_certificate = "wait"',
+        '10: endpoints.web.before_certificate: "wait" is not known here '
+        '(expected one of "self-signed", "refuse")',
+    ),
+    (
+        'certificate = "acme"\nseed_file = "acme_cert.pem"',
+        "10: endpoints.web.seed_file: acme_cert.pem does not exist",
+    ),
+    (
+        'certificate = "acme"\nseed_file = "client.toml"',
+        "10: endpoints.web.seed_file: client.toml is open to others (mode 0644): "
+        "run chmod 600 client.toml",
+    ),
+    (
+        'certificate = "acme"\nchain_file = "client.toml"',
+        '10: endpoints.web.chain_file: belongs to certificate = "files", '
+        'but client.toml:9 says certificate = "acme"',
+    ),
+    (
+        'certificate = "acme"\nnames = ["*.example.com"]',
+        '10: endpoints.web.names: "*.example.com" is a wildcard '
+        "(expected exact names: TLS-ALPN-01, RFC 8737, proves no other to an authority)",
+    ),
+    (
+        'certificate = "acme"\nnames = ["shop.internal"]',
+        '10: endpoints.web.names: "shop.internal" is no public name: letsencrypt issues nothing '
+        "for it (expected a public one, or the URL of an own authority in acme.directory)",
+    ),
+    ('[acme]\nemail = "ops@example.org"', f"9: acme: {NO_ORDER}"),
+    ('[acme]\neab = { kid = "k", key_file = "secret.key" }', f"9: acme: {NO_ORDER}"),
     (
         'certificate = "files"\nchain_file = "client.toml"',
         '5: endpoints.web.key_file: missing (certificate = "files" needs it)',
@@ -29,7 +74,7 @@ APPENDED = [
     ),
     (
         'certificate = "passthrough"\nalpn = ["h2"]',
-        '10: endpoints.web.alpn: belongs to certificate = "self-signed" or "files", '
+        '10: endpoints.web.alpn: belongs to certificate = "self-signed" or "files" or "acme", '
         'but client.toml:9 says certificate = "passthrough"',
     ),
     (
@@ -166,8 +211,32 @@ APPENDED = [
 
 @pytest.mark.parametrize(("text", "fault"), APPENDED, ids=[fault for _, fault in APPENDED])
 def test_a_fault_is_told_with_its_place(tmp_path: Path, text: str, fault: str) -> None:
+    write(tmp_path, "secret.key", "").chmod(0o600)
     path = write(tmp_path, "client.toml", f"{CLIENT}{text}\n")
     assert faults(load_client, path) == [f"client.toml:{fault}"]
+
+
+NOT_PUBLIC = ["localhost", "relays", "t.localhost", "t.test", "t.example"]
+
+
+@pytest.mark.parametrize("suffix", NOT_PUBLIC)
+@pytest.mark.parametrize("directory", ["letsencrypt", "letsencrypt-staging"])
+def test_a_named_authority_issues_nothing_under_a_suffix_that_is_not_public(
+    tmp_path: Path, suffix: str, directory: str
+) -> None:
+    text = CLIENT.replace("t.example.org", suffix)
+    more = f'certificate = "acme"\n[acme]\ndirectory = "{directory}"\n'
+    assert faults(load_client, write(tmp_path, "client.toml", text + more)) == [
+        f'client.toml:7: endpoints.web.suffix: "{suffix}" is no public name: {directory} issues '
+        "nothing for it (expected a public one, or the URL of an own authority in acme.directory)"
+    ]
+
+
+@pytest.mark.parametrize("suffix", NOT_PUBLIC)
+def test_an_own_authority_may_issue_under_any_suffix(tmp_path: Path, suffix: str) -> None:
+    text = CLIENT.replace("t.example.org", suffix)
+    more = 'certificate = "acme"\n[acme]\ndirectory = "https://localhost:14000/dir"\n'
+    assert faults(load_client, write(tmp_path, "client.toml", text + more)) == []
 
 
 ACCEPTED = [
@@ -177,13 +246,14 @@ ACCEPTED = [
     '[keypairs.two]\nfile = "two.key"\n[endpoints.two]\nenabled = false\nkeypair = "two"',
     '[keypairs.two]\nfile = "two.key"\n[endpoints.two]\nenabled = false\nkeypair = "${TWO}"',
     '[keypairs.two]\nenabled = false\nfile = "two.key"',
+    '[endpoints.two]\nenabled = false\ncertificate = "acme"\n[acme]\nemail = "a@example.org"',
+    '[acme]\ndirectory = "letsencrypt"\npreflight = "auto"',
+    'certificate = "acme"\ncertificate_extension_hex = "aa"\nalpn = ["h2"]',
 ]
 
 
 @pytest.mark.parametrize("text", ACCEPTED)
-def test_what_one_relay_or_a_masked_table_gives_a_meaning_is_no_fault(
-    tmp_path: Path, text: str
-) -> None:
+def test_what_something_gives_a_meaning_is_no_fault(tmp_path: Path, text: str) -> None:
     assert faults(load_client, write(tmp_path, "client.toml", f"{CLIENT}{text}\n")) == []
 
 

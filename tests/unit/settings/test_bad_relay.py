@@ -8,7 +8,7 @@ from tests.unit.settings.documents import FINGERPRINT, OTHER_FINGERPRINT, RELAY,
 from tunnel.settings.load import load_relay
 
 CLIENT = f'[clients.shop]\nfingerprint = "{FINGERPRINT}"\n'
-ACME = "not built yet: certificates from a certificate authority (ACME)"
+NO_ORDER = 'nothing orders a certificate (expected certificate.mode = "acme")'
 
 # Each follows the seven lines of a good document; its own first line is the eighth.
 APPENDED = [
@@ -81,20 +81,62 @@ APPENDED = [
         '9: quic.congestion: "vegas" is not known here (expected one of "cubic", "reno")',
     ),
     ('[log]\nformat = "journald"', "9: log.format: not built yet: journald's native protocol"),
-    ('[acme]\nemail = "a@example.org"', f"8: acme: {ACME}"),
+    ('[acme]\nemail = "a@example.org"', f"8: acme: {NO_ORDER}"),
     (
         '[admin]\nmetrics = "127.0.0.1:1"',
         "8: admin: not built yet: the control socket and metrics",
     ),
-    ('[certificate]\nmode = "acme"', f"9: certificate.mode: {ACME}"),
-    ('[certificate]\nnames = ["relay.example.org"]', f"9: certificate.names: {ACME}"),
+    ('[certificate]\nmode = "acme"', '8: certificate.names: missing (mode = "acme" needs it)'),
+    (
+        '[certificate]\nmode = "acme"\nnames = []',
+        "10: certificate.names: has 0 entries (expected 1 to 100)",
+    ),
+    (
+        '[certificate]\nnames = ["relay.example.org"]',
+        '9: certificate.names: belongs to mode = "acme", but the default is mode = "self-signed"',
+    ),
+    (
+        '[certificate]\nmode = "self-signed"\nkeep_key = false',
+        '10: certificate.keep_key: belongs to mode = "acme", '
+        'but relay.toml:9 says mode = "self-signed"',
+    ),
+    (
+        '[certificate]\nmode = "acme"\nchain_file = "relay.toml"\nnames = ["relay.example.org"]',
+        '10: certificate.chain_file: belongs to mode = "files", '
+        'but relay.toml:9 says mode = "acme"',
+    ),
+    (
+        '[certificate]\nmode = "acme"\nnames = ["*.example.org"]',
+        '10: certificate.names: "*.example.org" is a wildcard '
+        "(expected exact names: TLS-ALPN-01, RFC 8737, proves no other to an authority)",
+    ),
+    (
+        '[certificate]\nmode = "acme"\nnames = ["relay.local"]',
+        '10: certificate.names: "relay.local" is no public name: letsencrypt issues nothing for it '
+        "(expected a public one, or the URL of an own authority in acme.directory)",
+    ),
+    (
+        '[certificate]\nmode = "acme"\nnames = ["t.example.org"]',
+        '10: certificate.names: "t.example.org" is a suffix (a name of the relay must not be one)',
+    ),
+    (
+        f'[certificate]\nmode = "acme"\nnames = ["{"ab" * 8}.t.example.org"]',
+        f'10: certificate.names: "{"ab" * 8}.t.example.org" has the shape of an id '
+        "(a name of the relay must not)",
+    ),
+    (
+        CLIENT + 'names = ["*.example.com", "relay.example.com"]\n'
+        '[certificate]\nmode = "acme"\nnames = ["relay.example.com"]',
+        '13: certificate.names: "relay.example.com" is granted to clients.shop',
+    ),
     (
         '[certificate]\nmode = "files"\nchain_file = "relay.toml"',
         '8: certificate.key_file: missing (mode = "files" needs it)',
     ),
     (
-        '[suffixes."u.example.org"]\ncertificates_per_week = 1',
-        f'9: suffixes."u.example.org".certificates_per_week: {ACME}',
+        '[suffixes."u.example.org"]\ncertificates_per_week = 0',
+        '9: suffixes."u.example.org".certificates_per_week: 0 is out of range '
+        "(expected 1 to 1000000)",
     ),
     (
         '[suffixes."u.example.org"]\naccess = "closed"',
@@ -272,13 +314,14 @@ def test_bytes_that_are_not_utf8_are_a_fault(tmp_path: Path) -> None:
 
 
 def test_every_fault_is_told_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
-    text = f'{RELAY}[relay]\nworkers = 2\nnme = 1\n[log]\nlevel = "loud"\n[acme]\nx = 1\n'
+    text = f'{RELAY}[relay]\nworkers = 2\nnme = 1\n[log]\nlevel = "loud"\n[acme]\ndirectori = 1\n'
     assert faults(load_relay, write(tmp_path, "relay.toml", text)) == [
         "relay.toml:9: relay.workers: not built yet: several workers",
         'relay.toml:10: relay.nme: unknown key (did you mean "name"?)',
         'relay.toml:12: log.level: "loud" is not known here '
         '(expected one of "debug", "info", "warning", "error")',
-        f"relay.toml:13: acme: {ACME}",
+        f"relay.toml:13: acme: {NO_ORDER}",
+        'relay.toml:14: acme.directori: unknown key (did you mean "directory"?)',
     ]
 
 

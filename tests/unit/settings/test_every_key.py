@@ -30,10 +30,29 @@ SHARED_TESTS = {
     "log.format": f"{FLOW}::test_format_is_how_a_line_looks",
 }
 
+AUTHORITY = "integration/acme/test_authority.py"
+ACME_TESTS = {
+    "acme.directory": f"{AUTHORITY}::test_directory_is_who_is_asked",
+    "acme.email": f"{AUTHORITY}::test_email_is_where_the_authority_writes_to",
+    "acme.ca": f"{AUTHORITY}::test_ca_is_who_vouches_for_the_directory",
+    "acme.account_file": f"{AUTHORITY}::test_account_file_is_where_the_account_is_kept",
+    "acme.renew_before": (
+        "unit/acme/test_schedule.py::test_renew_before_beats_what_the_authority_says"
+    ),
+    "acme.preflight": (
+        "integration/acme/test_preflight.py::test_preflight_says_whether_names_are_looked_up"
+    ),
+    "acme.eab.kid": f"{AUTHORITY}::test_a_binding_opens_an_account_where_one_is_required",
+    "acme.eab.key_file": f"{AUTHORITY}::test_a_binding_opens_an_account_where_one_is_required",
+}
+
+RELAY_ORDERS = "integration/acme/test_relay_certificate.py"
 WHO = "integration/test_keys_relay.py"
 LIMITS = "integration/test_keys_relay_limits.py"
 
-RELAY_TESTS = SHARED_TESTS | {
+RELAY_TESTS = {
+    **SHARED_TESTS,
+    **ACME_TESTS,
     "relay.name": f"{WHO}::test_name_is_told_to_clients_and_to_the_log",
     "relay.state_dir": f"{WHO}::test_state_dir_is_where_the_certificate_is_kept",
     "relay.drain_timeout": f"{WHO}::test_drain_timeout_is_how_long_visitors_may_stay",
@@ -45,6 +64,8 @@ RELAY_TESTS = SHARED_TESTS | {
     "certificate.key_file": (
         f"{WHO}::test_mode_and_its_files_are_the_certificate_that_clients_see"
     ),
+    "certificate.names": f"{RELAY_ORDERS}::test_names_are_what_the_certificate_is_for",
+    "certificate.keep_key": f"{RELAY_ORDERS}::test_keep_key_is_whether_pins_hold",
     "listeners.*.enabled": f"{WHO}::test_enabled_listeners_are_bound_and_masked_ones_are_not",
     "listeners.*.kind": f"{WHO}::test_kind_says_who_is_met",
     "listeners.*.listen": f"{WHO}::test_listen_is_where",
@@ -56,6 +77,9 @@ RELAY_TESTS = SHARED_TESTS | {
     "suffixes.*.access": f"{WHO}::test_access_is_for_listed_keys_or_for_all",
     "suffixes.*.id_bits": f"{WHO}::test_id_bits_are_the_lengths_that_are_taken",
     "suffixes.*.public_port": f"{WHO}::test_public_port_is_told_to_the_client",
+    "suffixes.*.certificates_per_week": (
+        "integration/acme/test_budget.py::test_certificates_per_week_are_what_clients_may_order"
+    ),
     "clients.*.enabled": f"{WHO}::test_enabled_clients_are_admitted_and_others_are_revoked",
     "clients.*.fingerprint": f"{WHO}::test_a_client_is_its_fingerprint",
     "clients.*.suffixes": f"{WHO}::test_suffixes_are_those_under_which_its_id_is_granted",
@@ -77,10 +101,13 @@ RELAY_TESTS = SHARED_TESTS | {
     "timeouts.heartbeat": f"{LIMITS}::test_heartbeat_is_announced_and_kept",
 }
 
+CLIENT_ORDERS = "integration/acme/test_client_certificate.py"
 SESSION = "integration/test_keys_client.py"
 VISITS = "integration/test_keys_client_visits.py"
 
-CLIENT_TESTS = SHARED_TESTS | {
+CLIENT_TESTS = {
+    **SHARED_TESTS,
+    **ACME_TESTS,
     "client.state_dir": f"{VISITS}::test_state_dir_is_where_the_certificate_is_kept",
     "client.transport": f"{SESSION}::test_transport_of_the_client_is_what_is_dialled",
     "client.pool_size": f"{SESSION}::test_pool_size_of_the_client_is_how_many_connections_serve",
@@ -106,6 +133,10 @@ CLIENT_TESTS = SHARED_TESTS | {
     "endpoints.*.certificate": f"{VISITS}::test_certificate_is_whose_tls_a_visitor_meets",
     "endpoints.*.chain_file": f"{VISITS}::test_chain_and_key_files_are_what_a_visitor_sees",
     "endpoints.*.key_file": f"{VISITS}::test_chain_and_key_files_are_what_a_visitor_sees",
+    "endpoints.*.before_certificate": (
+        f"{CLIENT_ORDERS}::test_before_certificate_is_what_a_visitor_meets_until_there_is_one"
+    ),
+    "endpoints.*.seed_file": f"{CLIENT_ORDERS}::test_seed_file_is_served_without_an_order",
     "endpoints.*.alpn": f"{VISITS}::test_alpn_is_what_visitors_are_offered",
     "endpoints.*.certificate_extension_hex": (
         f"{VISITS}::test_certificate_extension_is_in_the_self_signed_certificate"

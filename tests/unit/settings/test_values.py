@@ -12,9 +12,11 @@ from tunnel.settings.load import load_client, load_relay
 from tunnel.settings.relay_schema import RELAY as RELAY_SCHEMA
 from tunnel.settings.schema import Schema
 from tunnel.settings.values import (
+    AcmeSettings,
     ClientLimits,
     ClientSettings,
     ClientTimeouts,
+    EabSettings,
     EndpointSettings,
     FlowSettings,
     KeypairSettings,
@@ -61,7 +63,14 @@ RELAY_KEYS: list[tuple[str, str, str, Any]] = [
 ]
 
 LISTENER = '[listeners.x]\nkind = "shared"\nlisten = ["[::1]:0"]\n'
+ORDER = '[certificate]\nmode = "acme"\nnames = ["relay.example.com"]\n'
+
 NAMED_RELAY_KEYS: list[tuple[str, str, str, Any]] = [
+    (ORDER, "", "certificate.mode", "acme"),
+    (ORDER, "", "certificate.names", ("relay.example.com",)),
+    (ORDER, "", "certificate.keep_key", True),
+    (ORDER, "keep_key = false", "certificate.keep_key", False),
+    (f"{ORDER}[acme]\n", 'renew_before = "30d"', "acme.renew_before", 2_592_000.0),
     (LISTENER, "", "listeners.x.kind", "shared"),
     (LISTENER, "", "listeners.x.listen", (Address("::1", 0),)),
     (LISTENER, 'transports = ["h2"]', "listeners.x.transports", ("h2",)),
@@ -74,6 +83,7 @@ NAMED_RELAY_KEYS: list[tuple[str, str, str, Any]] = [
     ("[suffixes.u]\n", 'access = "open"', "suffixes.u.access", "open"),
     ("[suffixes.u]\n", "id_bits = [128]", "suffixes.u.id_bits", (128,)),
     ("[suffixes.u]\n", "public_port = 8443", "suffixes.u.public_port", 8443),
+    ("[suffixes.u]\n", "certificates_per_week = 7", "suffixes.u.certificates_per_week", 7),
     (CLIENTS, "", "clients.shop.fingerprint", b"\xab" * 32),
     (CLIENTS, 'suffixes = ["t.example.org"]', "clients.shop.suffixes", ("t.example.org",)),
     (CLIENTS, 'names = ["*.a.example.com"]', "clients.shop.names", ("*.a.example.com",)),
@@ -106,6 +116,9 @@ TWO_KEYS = (
     '[keypairs.two]\nfile = "two.key"\n'
 )
 
+ORDERED = 'certificate = "acme"\n'
+IN_ACME = f"{ORDERED}[acme]\n"
+
 NAMED_CLIENT_KEYS: list[tuple[str, str, str, Any]] = [
     (SERVER, "", "servers.us.address", Address("us.example.org", 1)),
     (SERVER, "", "servers.us.server_name", "us.example.org"),
@@ -122,6 +135,18 @@ NAMED_CLIENT_KEYS: list[tuple[str, str, str, Any]] = [
     ("", "", "endpoints.web.suffix", "t.example.org"),
     ("", "", "endpoints.web.target", Target(Address("127.0.0.1", 3000))),
     ("", 'certificate = "passthrough"', "endpoints.web.certificate", "passthrough"),
+    (ORDERED, "", "endpoints.web.certificate", "acme"),
+    (ORDERED, "", "endpoints.web.before_certificate", "self-signed"),
+    (ORDERED, 'before_certificate = "refuse"', "endpoints.web.before_certificate", "refuse"),
+    (ORDERED, 'seed_file = "secret.key"', "endpoints.web.seed_file", "secret.key"),
+    (ORDERED, 'alpn = ["h2"]', "endpoints.web.alpn", ("h2",)),
+    (IN_ACME, 'directory = "letsencrypt-staging"', "acme.directory", "letsencrypt-staging"),
+    (IN_ACME, 'directory = "https://ca:14000/dir"', "acme.directory", "https://ca:14000/dir"),
+    (IN_ACME, 'email = "ops@example.org"', "acme.email", "ops@example.org"),
+    (IN_ACME, 'ca = "client.toml"', "acme.ca", "client.toml"),
+    (IN_ACME, 'account_file = "new.json"', "acme.account_file", "new.json"),
+    (IN_ACME, 'renew_before = "12h"', "acme.renew_before", 43_200.0),
+    (IN_ACME, 'preflight = "off"', "acme.preflight", "off"),
     ("", 'alpn = ["h2", "http/1.1"]', "endpoints.web.alpn", ("h2", "http/1.1")),
     (
         "",
@@ -150,7 +175,7 @@ def at(value: Any, path: str) -> Any:
 
 def settled(expected: Any, path: str, folder: Path) -> Any:
     """Return the expected value; a plain name where a path is due is one in the folder."""
-    is_path = path.rsplit(".", 1)[-1] in ("ca", "file", "visitor_ca")
+    is_path = path.rsplit(".", 1)[-1] in ("ca", "file", "visitor_ca", "seed_file", "account_file")
     return folder / expected if is_path else expected
 
 
@@ -179,6 +204,7 @@ def test_a_clients_key_shows_in_its_value(
 def test_a_key_of_a_clients_named_table_shows_in_its_value(
     tmp_path: Path, table: str, line: str, path: str, expected: Any
 ) -> None:
+    write(tmp_path, "secret.key", "").chmod(0o600)
     value = at(client(tmp_path, f"{table}{line}\n"), path)
     assert value == settled(expected, path, tmp_path)
 
@@ -197,6 +223,20 @@ def test_a_certificate_from_files(tmp_path: Path, program: str) -> None:
     assert certificate.key_file == tmp_path / "key.pem"
 
 
+BINDINGS = [
+    'eab = { kid = "kid-1", key_file = "secret.key" }',
+    '[acme.eab]\nkid = "kid-1"\nkey_file = "secret.key"',
+]
+
+
+@pytest.mark.parametrize("text", BINDINGS)
+def test_a_binding_is_an_inline_table_or_a_section(tmp_path: Path, text: str) -> None:
+    key_file = write(tmp_path, "secret.key", "")
+    key_file.chmod(0o600)
+    settings = client(tmp_path, f'{IN_ACME}directory = "zerossl"\n{text}\n')
+    assert settings.acme == AcmeSettings("zerossl", eab=EabSettings("kid-1", key_file))
+
+
 def known_keys(schema: Schema) -> set[str]:
     """Return the last two words of every key that is built, `enabled` aside."""
     return {
@@ -209,8 +249,10 @@ def known_keys(schema: Schema) -> set[str]:
 
 INSTANCES = {"x", "u", "shop", "us", "two", "web"}  # names of tables above
 TESTED_APART = {
-    f"{t}.{k}" for t in ("certificate", "endpoints") for k in ("chain_file", "key_file")
+    *(f"{t}.{k}" for t in ("certificate", "endpoints") for k in ("chain_file", "key_file")),
+    *("eab.kid", "eab.key_file"),
 }
+SHARED = ("flow", "quic", "log", "acme")  # sections of both programs, told once
 
 
 def told(rows: list[tuple[str, str, str, Any]]) -> set[str]:
@@ -219,15 +261,16 @@ def told(rows: list[tuple[str, str, str, Any]]) -> set[str]:
     for section, line, path, _ in rows:
         words = [part for part in path.split(".") if part not in INSTANCES]
         key = line.partition(" =")[0].rpartition(".")[2] or words[-1]
-        keys.add(f"{words[-2] if section.startswith('[') or not section else section}.{key}")
+        is_named = "\n" in section or not section
+        keys.add(f"{words[-2] if is_named else section}.{key}")
     return keys
 
 
 def test_no_key_is_left_out_of_these_tables() -> None:
     relay_keys = told(RELAY_KEYS) | told(NAMED_RELAY_KEYS) | TESTED_APART
-    assert known_keys(RELAY_SCHEMA) - relay_keys == {"certificate.mode"}  # tested with the files
     client_keys = told(CLIENT_KEYS) | told(NAMED_CLIENT_KEYS) | TESTED_APART
-    shared = {key for key in relay_keys if key.split(".")[0] in ("flow", "quic", "log")}
+    shared = {key for key in relay_keys | client_keys if key.split(".")[0] in SHARED}
+    assert known_keys(RELAY_SCHEMA) - relay_keys - shared == set()
     assert known_keys(CLIENT_SCHEMA) - client_keys - shared == set()
 
 
