@@ -37,7 +37,7 @@ ACME_TESTS = {
     "acme.ca": f"{AUTHORITY}::test_ca_is_who_vouches_for_the_directory",
     "acme.account_file": f"{AUTHORITY}::test_account_file_is_where_the_account_is_kept",
     "acme.renew_before": (
-        "unit/acme/test_schedule.py::test_renew_before_beats_what_the_authority_says"
+        "unit/acme/test_schedule.py::test_the_operators_margin_overrides_the_window"
     ),
     "acme.preflight": (
         "integration/acme/test_preflight.py::test_preflight_says_whether_names_are_looked_up"
