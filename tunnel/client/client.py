@@ -7,12 +7,13 @@ no standard output, no settings files.
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from tunnel.client import events
 from tunnel.client.addresses import resolve
+from tunnel.client.certificates import Certificates
 from tunnel.client.challenges import Challenges
 from tunnel.client.endpoints import Endpoint, Keypair, by_name, load_keypair, make_endpoints
 from tunnel.client.events import ClientEvent as ClientEvent  # noqa: PLC0414 - part of the interface
@@ -29,6 +30,7 @@ from tunnel.errors import SettingsError, joined
 from tunnel.log import get_log
 from tunnel.protocol.messages import NAMES_LIMIT
 from tunnel.protocol.names import format_fingerprint
+from tunnel.runtime.supervision import restarted
 from tunnel.settings.values import ClientSettings, ServerSettings
 from tunnel.tls.contexts import dial_context, root_file
 from tunnel.tls.identity import Signer
@@ -70,7 +72,7 @@ class Client:
         challenges = Challenges()
         self._uplinks = self._make_uplinks(challenges)
         self._validations = Validations(self._uplinks, challenges)
-        self._orders: Mapping[str, events.OrderState] = {}  # by name
+        self._order_state: Callable[[str], events.OrderState] = _nothing_ordered
 
     def __repr__(self) -> str:
         return f"<Client {len(self._endpoints)} endpoints, {len(self._uplinks)} uplinks>"
@@ -82,11 +84,22 @@ class Client:
                 log.warning("relay is not verified", server=server.name, setting="insecure")
         self._emit(events.Started(tuple(endpoint.name for endpoint in self._endpoints)))
         try:
+            await self._serve()
+        finally:
+            self._emit(events.Stopped())
+
+    async def _serve(self) -> None:
+        """Run every uplink to its end, and the upkeep of certificates as long."""
+        async with asyncio.TaskGroup() as upkeep:
+            keeping = [
+                upkeep.create_task(restarted(words, work), name=words)
+                for words, work in self._certificates.upkeep()
+            ]
             async with asyncio.TaskGroup() as group:
                 for uplink in self._uplinks:
                     group.create_task(uplink.run(), name=repr(uplink))
-        finally:
-            self._emit(events.Stopped())
+            for task in keeping:
+                task.cancel()
 
     def stop(self) -> None:
         """Ask `run` to return: new visitors go elsewhere, running ones finish in drain_timeout.
@@ -116,7 +129,7 @@ class Client:
 
     def _certificate_state(self, endpoint: Endpoint, name: str) -> events.CertificateState:
         certificate = endpoint.certificate(name)
-        order = self._orders.get(name, events.OrderState())
+        order = self._order_state(name)
         return events.CertificateState(
             name=name,
             source=endpoint.settings.certificate,
@@ -224,6 +237,10 @@ def _keypairs(settings: ClientSettings, signers: Mapping[str, Signer]) -> dict[s
     if errors:
         raise joined(errors)
     return keypairs
+
+
+def _nothing_ordered(_name: str) -> events.OrderState:
+    return events.OrderState()
 
 
 def _options(settings: ClientSettings) -> TransportOptions:

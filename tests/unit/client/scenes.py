@@ -90,6 +90,7 @@ class RelayEnd:
     serving: set[str] = field(default_factory=set)
     bye: Code | None = None
     offers: int = 0  # times that the client offered to serve anything
+    wishes: list[Serve] = field(default_factory=list)
     is_mute: bool = False  # answers nothing and delivers nothing: the path is dead
 
     async def open_visitor(self, name: str, first: bytes = b"", **header: Any) -> Stream:
@@ -124,6 +125,9 @@ class FakeRelay:
     objections: dict[str, Code] = field(default_factory=dict)  # answers to `serve`
     is_mute: bool = False  # every connection made from now on
     delay: float = 0.0  # of a dial, in seconds
+    busy: Refused | None = None  # the answer to whoever asks for validations
+    refuses_wholly: bool = False  # visitors too, where it is the validations that are refused
+    leaves_unanswered: Callable[[RelayEnd, Serve], bool] = lambda _end, _serve: False
     dials: list[tuple[str, float, Address]] = field(default_factory=list)
     ends: list[RelayEnd] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -190,15 +194,25 @@ class FakeRelay:
         await end.channel.send(Welcome(bytes(16), granted, refused, 5.0, 1000, observed))
 
     async def _serve(self, end: RelayEnd, serve: Serve) -> None:
-        code = self.objections.get(serve.name)
+        end.wishes.append(serve)
         end.offers += serve.visitors
-        if serve.visitors and code is None:
-            end.serving.add(serve.name)
-        else:
-            end.serving.discard(serve.name)
+        code = self.objections.get(serve.name) if serve.visitors else None
+        busy = self.busy if serve.challenge else None
+        if busy is None or not self.refuses_wholly:
+            change = end.serving.add if serve.visitors and code is None else end.serving.discard
+            change(serve.name)
+        if self.leaves_unanswered(end, serve):
+            return
         is_served = serve.name in end.serving
-        reason = Reason(code) if serve.visitors and code is not None else None
-        await end.channel.send(Serving(serve.name, is_served, challenge=False, reason=reason))
+        code = code or (busy.code if busy is not None else None)
+        answer = Serving(
+            serve.name,
+            is_served,
+            challenge=is_served and serve.challenge and busy is None,
+            reason=None if code is None else Reason(code),
+            retry_after=None if busy is None else busy.retry_after,
+        )
+        await end.channel.send(answer)
 
     async def supersede(self, end: RelayEnd) -> None:
         """Say what a relay says when a newer instance has taken over."""

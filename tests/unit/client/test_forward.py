@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.client.scenes import run_in_no_time
 from tests.unit.tls.wire import CERTIFICATE, NAME, NOW, Visitor, Wire, visitor_context
-from tunnel.client.challenges import Challenge, Challenges
+from tunnel.client.challenges import Challenges
 from tunnel.client.endpoints import Endpoint, Keypair
 from tunnel.client.forward import Forwarder
 from tunnel.errors import Code, StreamReset
