@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from tunnel.errors import Code, StreamReset
-from tunnel.stream import Stream, splice
+from tunnel.stream import Prefixed, Stream, splice
 from tunnel.transport.memory import memory_pair
 
 
@@ -186,3 +186,24 @@ async def reset_of(attempt: Awaitable[object]) -> Code:
     with pytest.raises(StreamReset) as reset:
         await attempt
     return reset.value.code
+
+
+def test_what_was_read_before_is_received_before_the_rest() -> None:
+    async def body() -> None:
+        visitor, near, far, _ = await two_pairs()
+        prefixed = Prefixed(near, b"first")
+        await visitor.send(b"second")
+        assert prefixed.join(far) is None  # below Python nobody would send it on
+        assert await prefixed.receive() == b"first"
+        assert await prefixed.receive() == b"second"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_nothing_read_before_does_not_look_like_an_end() -> None:
+    async def body() -> None:
+        visitor, near, _, _ = await two_pairs()
+        await visitor.send(b"all")
+        assert await Prefixed(near, b"").receive() == b"all"
+
+    asyncio.run(body(), debug=True)

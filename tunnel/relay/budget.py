@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from tunnel.errors import Code, Refused
@@ -38,19 +38,12 @@ class RegisteredDomains:
 
     def of(self, name: str) -> str:
         """Return the registered domain of a name; a public suffix stands for itself."""
-        return self._list.privatesuffix(name) or name
+        return _public_suffixes().privatesuffix(name) or name
 
     def limit(self, domain: str) -> int:
         """Return how many new certificates a registered domain gets in 7 days."""
         public_suffix = domain.partition(".")[2]
         return self._limits.get(domain, self._limits.get(public_suffix, CUSTOM_PER_WEEK))
-
-    @cached_property
-    def _list(self) -> "PublicSuffixList":
-        # Some 90 ms, which a relay without such clients need not spend.
-        from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - see above
-
-        return PublicSuffixList()
 
     @cached_property
     def _limits(self) -> dict[str, int]:
@@ -60,6 +53,14 @@ class RegisteredDomains:
             per_week = suffix.certificates_per_week
             limits[domain] = min(per_week, limits.get(domain, per_week))
         return limits
+
+
+@cache
+def _public_suffixes() -> "PublicSuffixList":
+    # Some 90 ms, which a relay whose clients order nothing need not spend.
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - see above
+
+    return PublicSuffixList()
 
 
 @dataclass(slots=True)
