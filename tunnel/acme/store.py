@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tunnel.acme.schedule import Record
 from tunnel.errors import NotWritable, SettingsError
-from tunnel.log import get_log
+from tunnel.log import PEER_TEXT_LIMIT, get_log
 from tunnel.tls.certificates import dns_names, parse_certificate
 from tunnel.tls.files import (
     create_private,
@@ -42,6 +42,11 @@ ACCOUNT = "account"
 STEM_LIMIT = 200  # bytes: endings, and those of drafts, have to fit within 255, too
 STEM_CUT = 100
 CLOCK_SKEW = timedelta(days=1)  # how far our clock may lag behind the authority's
+
+NAMES_SHOWN = 3  # in a warning
+
+# What the library raises for malformed certificates beside ValueError.
+MALFORMED = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 log = get_log(__name__)
 
@@ -210,11 +215,15 @@ def _set_aside(path: Path, cause: Exception) -> None:
 
 def _fitting(content: bytes, names: Sequence[str], now: datetime) -> Certificate:
     """Return the certificate in a PEM text; raises ValueError if it must not be used."""
-    certificate = parse_certificate(content)
-    leaf, wanted = certificate.leaf, {name.lower() for name in names}
+    try:
+        certificate = parse_certificate(content)
+        held = dns_names(certificate.leaf)
+    except MALFORMED as error:
+        raise ValueError(f"holds a malformed certificate: {error}") from error
+    leaf, wanted = certificate.leaf, frozenset(name.lower() for name in names)
     if leaf.issuer == leaf.subject:
         raise ValueError("is self-signed")
-    if (held := _held_names(leaf)) != wanted:
+    if held != wanted:
         raise ValueError(f"is for {_listed(held)}, not for {_listed(wanted)}")
     if certificate.not_after <= now:
         raise ValueError(f"expired at {certificate.not_after.isoformat()}")
@@ -223,21 +232,14 @@ def _fitting(content: bytes, names: Sequence[str], now: datetime) -> Certificate
     return certificate
 
 
-def _held_names(leaf: x509.Certificate) -> frozenset[str]:
-    try:
-        return dns_names(leaf)
-    except (x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise ValueError(f"is malformed: {error}") from error
-
-
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _listed(names: set[str] | frozenset[str]) -> str:
-    shown = sorted(names)
-    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return (", ".join(shown[:3]) or "no name") + more
+def _listed(names: frozenset[str]) -> str:
+    shown = [name[:PEER_TEXT_LIMIT] for name in sorted(names)[:NAMES_SHOWN]]
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(shown) or "no name") + more
 
 
 def _cause(error: Exception) -> str:

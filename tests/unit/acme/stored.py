@@ -1,6 +1,7 @@
 """Certificates of an authority, files to plant in a store, and what it says of them."""
 
 import logging
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def issued(*names: str, begins: timedelta = -DAY, ends: timedelta = 90 * DAY) ->
 CERTIFICATE = issued(NAME)
 CHAIN = CERTIFICATE.chain_pem.split(b"-----END CERTIFICATE-----\n")
 KEY = CERTIFICATE.key_pem
+
+
+def malformed(*changes: tuple[str, str]) -> bytes:
+    """Return the key and the leaf alone as PEM, with hex strings in the leaf's DER replaced."""
+    der = CERTIFICATE.leaf.public_bytes(Encoding.DER).hex()
+    for old, new in changes:
+        assert old in der
+        der = der.replace(old, new, 1)
+    return KEY + ssl.DER_cert_to_PEM_cert(bytes.fromhex(der)).encode()
+
+
 OWN = self_signed(NAMES, now=NOW)
 MISFITS = {
     "another key": (issued(NAME).key_pem + CERTIFICATE.chain_pem, "is not the key of the first"),
@@ -78,6 +90,11 @@ MISFITS = {
         )
         + CERTIFICATE.chain_pem,
         "is encrypted",
+    ),
+    "of version 13": (malformed(("a003020102", "a00302010c")), "holds a malformed certificate"),
+    "an extension twice": (
+        malformed(("551d0e", "551d63"), ("551d25", "551d63")),
+        "holds a malformed certificate",
     ),
     "empty": (b"", "holds no readable PEM certificate"),
     "noise": (bytes(range(256)) * 20, "holds no readable PEM certificate"),
