@@ -7,7 +7,7 @@ no standard output, no settings files.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -72,7 +72,7 @@ class Client:
         challenges = Challenges()
         self._uplinks = self._make_uplinks(challenges)
         self._validations = Validations(self._uplinks, challenges)
-        self._order_state: Callable[[str], events.OrderState] = _nothing_ordered
+        self._certificates = Certificates(settings, self._endpoints, self._validations, self._emit)
 
     def __repr__(self) -> str:
         return f"<Client {len(self._endpoints)} endpoints, {len(self._uplinks)} uplinks>"
@@ -129,7 +129,7 @@ class Client:
 
     def _certificate_state(self, endpoint: Endpoint, name: str) -> events.CertificateState:
         certificate = endpoint.certificate(name)
-        order = self._order_state(name)
+        order = self._certificates.order_state(name)
         return events.CertificateState(
             name=name,
             source=endpoint.settings.certificate,
@@ -237,10 +237,6 @@ def _keypairs(settings: ClientSettings, signers: Mapping[str, Signer]) -> dict[s
     if errors:
         raise joined(errors)
     return keypairs
-
-
-def _nothing_ordered(_name: str) -> events.OrderState:
-    return events.OrderState()
 
 
 def _options(settings: ClientSettings) -> TransportOptions:

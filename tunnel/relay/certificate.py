@@ -4,9 +4,7 @@ Until an authority has issued the first one, a self-signed certificate stands in
 the same key, so that a pin holds from the first start on.
 """
 
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
 
 from tunnel.acme.issuance import Issuer, Wanted
 from tunnel.errors import NotWritable

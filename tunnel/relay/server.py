@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -13,24 +13,19 @@ from tunnel.protocol.names import client_id
 from tunnel.relay.admission import Admission, SettingsAdmission
 from tunnel.relay.agents import Agents, Doors
 from tunnel.relay.budget_file import budget_of
+from tunnel.relay.certificate import SELF_SIGNED_NAME, OwnCertificate
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.front import Front
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
-from tunnel.relay.state import (
-    SELF_SIGNED_NAME,
-    own_names,
-    prepare_state,
-    relay_certificate,
-    reset_key,
-)
+from tunnel.relay.state import own_names, prepare_state, reset_key
 from tunnel.relay.validation import OwnValidations
-from tunnel.runtime.supervision import Work, first_of
+from tunnel.runtime.supervision import Work, first_of, restarted
 from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Listener
 from tunnel.tls.certificates import dns_names
-from tunnel.tls.slots import Certificate, CertificateSlot
+from tunnel.tls.slots import Certificate
 from tunnel.transport.doors import listen_datagrams, takes_datagrams, takes_sockets
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingBudget
@@ -79,11 +74,13 @@ class Relay:
         prepare_state(settings.state_dir)
         self._settings = settings
         self._on_open = on_open
-        certificate = relay_certificate(settings)
-        self._doors = Doors(CertificateSlot(certificate), _options(settings))
+        self._validations = OwnValidations()
+        self._certificate = OwnCertificate(settings, self._validations)
+        self._doors = Doors(self._certificate.slot, _options(settings))
         if admission is None:
             known = KnownKeys(settings.state_dir / "known-keys")
-            admission = SettingsAdmission(settings, own_names(settings, certificate), known)
+            own = own_names(settings, self._certificate.slot.current)
+            admission = SettingsAdmission(settings, own, known)
         self._admission = admission
         self._budget = budget_of(settings)
 
@@ -96,7 +93,7 @@ class Relay:
         registry = Registry(settings.limits.connections, expected, challenges, clock)
         agents = Agents(settings, registry, self._admission, self._doors)
         routing = Routing(settings.timeouts, registry)
-        front = Front(settings, routing, agents.take_socket, OwnValidations())
+        front = Front(settings, routing, agents.take_socket, self._validations)
         log.info("starting", relay=settings.name)
         bound = await self._listen()
         try:
@@ -104,12 +101,17 @@ class Relay:
                 if self._on_open is not None:
                     self._on_open(self._opening(bound))
                 accepting = (self._accept(each, agents, front) for each in bound)
-                await first_of(lambda: _wait(stop), *accepting)
+                await first_of(lambda: _wait(stop), *accepting, *self._upkeep())
                 await _close(bound)
                 await self._drain(agents, front)
         finally:
             await _close(bound)
             self._budget.close()
+
+    def _upkeep(self) -> Iterator[Work]:
+        upkeep = self._certificate.upkeep
+        if upkeep is not None:
+            yield lambda: restarted("certificate", upkeep)
 
     def _opening(self, bound: list[Bound]) -> Opening:
         certificate = self._doors.slot.current

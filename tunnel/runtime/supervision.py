@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from tunnel.errors import LocalProtocolError, TunnelError
 from tunnel.log import get_log
+
+RESTART_PAUSE = 60.0  # seconds
 
 log = get_log(__name__)
 
@@ -109,6 +111,16 @@ async def first_of(*works: Work) -> None:
             raise errors[0]
     finally:
         errors.clear()  # its traceback refers to this frame: a circle the collector would find late
+
+
+async def restarted(name: str, work: Work, pause: float = RESTART_PAUSE) -> NoReturn:
+    """Run `work` for ever: again `pause` seconds after a fault of its own, which is logged."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
+            log.error("task failed", task=name, retry_in=pause, exception=error)
+        await asyncio.sleep(pause)
 
 
 def _settle_cancellations(before: int) -> None:
