@@ -1,7 +1,12 @@
 """What a connection offers to serve, and when it asks again."""
 
+import ssl
+from dataclasses import dataclass, field
+
 import pytest
 
+from tunnel.client.asking import Verdict
+from tunnel.client.challenges import Challenge
 from tunnel.client.offers import Offers
 from tunnel.errors import Code
 from tunnel.protocol.fields import Reason
@@ -106,3 +111,170 @@ def test_an_answer_about_somebody_elses_name_is_passed_over() -> None:
     offer.open()
     offer.answered(yes("stranger.t.test"), 0)
     assert offer.serving == set()
+
+
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+@dataclass
+class Asked:
+    """The offers of one connection, and the validations that are expected."""
+
+    expected: dict[str, Challenge] = field(default_factory=dict)
+    offers: Offers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.offers = Offers((A, B), lambda: 0.5, expected=self.expected.get)
+
+    def expect(self, name: str, *, renewal: bool = False) -> None:
+        self.expected[name] = Challenge(CONTEXT, renewal)
+
+    def due(self, now: float = 0.0) -> list[Serve]:
+        return self.offers.take_due(now)
+
+    def hear(self, answer: Serving) -> Reason | None:
+        return self.offers.answered(answer, 0.0)
+
+
+def served() -> Asked:
+    """Return offers that the relay has answered with yes."""
+    asked = Asked()
+    asked.offers.open()
+    for name in (A, B):
+        asked.hear(yes(name))
+    return asked
+
+
+def both(name: str, *, renewal: bool = False) -> Serve:
+    return Serve(name, visitors=True, challenge=True, renewal=renewal)
+
+
+def confirmed(name: str) -> Serving:
+    return Serving(name, visitors=True, challenge=True)
+
+
+def refused(name: str, code: Code | None = Code.BUSY, *, visitors: bool = True) -> Serving:
+    reason = None if code is None else Reason(code)
+    return Serving(name, visitors, challenge=False, reason=reason, retry_after=90.0)
+
+
+def test_an_expected_validation_is_asked_for_once_beside_visitors() -> None:
+    asked = served()
+    asked.expect(B, renewal=True)
+    assert (asked.due(), asked.due()) == ([both(B, renewal=True)], [])
+
+
+def test_it_is_asked_for_with_the_first_offer_if_it_is_expected_by_then() -> None:
+    asked = Asked()
+    asked.expect(A)
+    assert asked.offers.open() == [both(A), Serve(B, visitors=True, challenge=False)]
+
+
+def test_when_it_is_over_visitors_alone_are_offered() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    del asked.expected[A]
+    assert asked.due() == [Serve(A, visitors=True, challenge=False)]
+
+
+def test_nothing_is_asked_for_after_withdrawing() -> None:
+    asked = served()
+    asked.offers.withdraw()
+    asked.expect(A)
+    assert (asked.due(), asked.offers.takes_part(A)) == ([], False)
+
+
+def test_asking_does_not_make_a_complete_offer_incomplete() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    assert asked.offers.is_complete
+
+
+def test_the_answer_to_an_offer_before_it_confirms_nothing() -> None:
+    asked = Asked()
+    asked.offers.open()
+    asked.expect(A)
+    asked.due()
+    asked.hear(yes(A))
+    before = asked.offers.verdict(A)
+    asked.hear(confirmed(A))
+    assert (before, asked.offers.verdict(A)) == (None, Verdict(is_granted=True))
+
+
+def test_a_late_yes_to_one_that_is_over_is_none_to_the_next() -> None:
+    asked = served()
+    for _ in range(2):
+        asked.expect(A)
+        asked.due()
+    asked.hear(confirmed(A))
+    assert asked.offers.verdict(A) is None
+
+
+def test_a_refusal_is_told_apart_from_one_of_visitors() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    assert asked.hear(refused(A)) is None
+    assert A in asked.offers.serving
+    assert asked.offers.verdict(A) == Verdict(False, Code.BUSY, 90.0)
+
+
+def test_a_no_without_a_reason_is_a_no() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    asked.hear(refused(A, None))
+    assert asked.offers.verdict(A) == Verdict(False, None, 90.0)
+
+
+def test_what_was_refused_is_not_asked_for_again_but_the_next_one_is() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    asked.hear(refused(A))
+    again = [asked.due(), asked.due()]
+    asked.expect(A)
+    assert (again, asked.due()) == ([[Serve(A, visitors=True, challenge=False)], []], [both(A)])
+
+
+def test_where_visitors_are_refused_with_it_they_are_offered_alone_at_once() -> None:
+    asked = Asked()
+    asked.expect(A)
+    asked.offers.open()
+    reason = asked.hear(refused(A, visitors=False))
+    assert (reason, asked.offers.takes_part(A)) == (None, True)
+    assert asked.due() == [Serve(A, visitors=True, challenge=False)]
+
+
+def test_visitors_who_are_refused_alone_too_wait_as_always() -> None:
+    asked = Asked()
+    asked.expect(A)
+    asked.offers.open()
+    asked.hear(refused(A, visitors=False))
+    asked.due()
+    reason = asked.hear(refused(A, visitors=False))
+    assert (reason, asked.due(90.0), asked.due(100.0)) == (
+        Reason(Code.BUSY),
+        [],
+        [Serve(A, visitors=True, challenge=False)],
+    )
+
+
+def test_a_name_that_is_refused_takes_no_part_until_it_is_offered_again() -> None:
+    asked = Asked()
+    asked.expect(A)
+    asked.offers.open()
+    asked.hear(no(A, Code.NAME_TAKEN))
+    before = asked.offers.takes_part(A)
+    assert (before, asked.due(100.0), asked.offers.takes_part(A)) == (False, [both(A)], True)
+
+
+def test_a_validation_that_the_relay_takes_away_is_a_no() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    asked.hear(confirmed(A))
+    asked.hear(refused(A))
+    assert asked.offers.verdict(A) == Verdict(False, Code.BUSY, 90.0)
