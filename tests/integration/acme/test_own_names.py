@@ -1,0 +1,159 @@
+"""Validations of the relay's own names: answered on its public ports, for nobody else to see."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.e2e.world import free_port
+from tests.integration.acme.authorities import DIGEST, digest_of, validated, validation
+from tests.integration.conftest import Run
+from tests.integration.hellos import hello
+from tests.integration.stage import LOOPBACK, SHORT, listener, relay_settings
+from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
+from tests.unit.relay.scenes import Orders
+from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, challenge_context
+from tunnel.relay.challenges import Challenges
+from tunnel.relay.front import Front
+from tunnel.relay.registry import Registry
+from tunnel.relay.routing import Routing
+from tunnel.relay.validation import OwnValidations
+from tunnel.settings.values import RelayLimits
+from tunnel.stream import Address
+from tunnel.transport.tcp import TcpListener
+
+OWN = "relay.test"
+
+
+@asynccontextmanager
+async def front(
+    folder: Path, own: OwnValidations, kind: str = "public", **limits: int
+) -> AsyncIterator[Address]:
+    """Yield the address of a relay's port; no client is there, and an agent may not come."""
+    settings = relay_settings(folder, limits=RelayLimits(**limits))
+    clock = asyncio.get_running_loop().time
+    registry = Registry(1, (), Challenges(Orders(), clock), clock)
+    routing = Routing(SHORT, registry)
+    door = listener(kind)
+    meeting = Front(settings, routing, lambda *_: pytest.fail("an agent"), own)
+    listening = TcpListener(Address(LOOPBACK, free_port()))
+    try:
+        async with meeting.crowd, asyncio.TaskGroup() as group:
+            accepting = group.create_task(meeting.accept_from(listening, door))
+            yield listening.address
+            accepting.cancel()
+            meeting.crowd.cancel()
+    finally:
+        listening.close()
+
+
+@asynccontextmanager
+async def opened(own: OwnValidations, name: str = OWN) -> AsyncIterator[None]:
+    """Have validations of the relay's name answered while inside."""
+    context = challenge_context(name, DIGEST, datetime.now(UTC))
+    async with own.opened(name, context, renewal=False):
+        yield
+
+
+@pytest.mark.parametrize("kind", ["public", "shared"])
+def test_the_relay_answers_for_itself(kind: str, run_on_each: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with front(tmp_path, own, kind) as where, opened(own):
+            shown = await validated(where, OWN)
+            assert digest_of(shown) == DIGEST
+            names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            assert names.get_values_for_type(x509.DNSName) == [OWN]
+
+    run_on_each(body())
+
+
+def test_several_validators_are_answered_at_once(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with front(tmp_path, own) as where, opened(own):
+            seen = await asyncio.gather(*(validated(where, OWN) for _ in range(8)))
+            assert [digest_of(each) for each in seen] == [DIGEST] * 8
+
+    run(body())
+
+
+def test_it_answers_only_while_it_waits_for_a_validation(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with front(tmp_path, own) as where:
+            assert await answer_to(where, validation(OWN)) == UNRECOGNIZED_NAME
+            async with opened(own):
+                assert await answer_to(where, validation("b.test")) == UNRECOGNIZED_NAME
+                assert await validated(where, OWN)
+            assert await answer_to(where, validation(OWN)) == UNRECOGNIZED_NAME
+
+    run(body())
+
+
+def test_a_port_for_agents_does_not_answer(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with front(tmp_path, own, "agents") as where, opened(own):
+            assert await answer_to(where, validation(OWN)) == UNRECOGNIZED_NAME
+
+    run(body())
+
+
+def test_browsers_find_at_the_relays_name_what_they_always_do(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with front(tmp_path, own) as where, opened(own):
+            async with visiting(where, validation(OWN)):
+                for offered in ((), ("http/1.1",), (ALPN, "http/1.1")):
+                    assert await answer_to(where, hello(OWN, offered)) == UNRECOGNIZED_NAME
+            assert digest_of(await validated(where, OWN)) == DIGEST
+
+    run(body())
+
+
+def test_who_validates_and_says_no_more_holds_a_place_of_its_address(
+    run: Run, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with (
+            front(tmp_path, own, visitors_per_address=1) as where,
+            opened(own),
+            visiting(where, validation(OWN)) as idle,
+        ):
+            await idle.hear(5)  # the head of its first record
+            async with asyncio.timeout(1), visiting(where, validation(OWN)) as second:
+                await second.ended()
+            assert await is_answered(where, "127.0.0.2")
+
+    run(body())
+
+
+async def is_answered(where: Address, source: str) -> bool:
+    """Say whether a validation from this address is answered."""
+    async with visiting(where, validation(OWN), source) as visitor:
+        return (await visitor.hear(1))[0] == 22  # a handshake record
+
+
+def test_who_validates_and_says_no_more_is_cut_in_time(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.acme.challenge.HANDSHAKE_TIMEOUT", 0.2)
+
+    async def body() -> None:
+        own = OwnValidations()
+        async with (
+            front(tmp_path, own) as where,
+            opened(own),
+            asyncio.timeout(2),
+            visiting(where, validation(OWN)) as idle,
+        ):
+            await idle.ended()
+
+    assert HANDSHAKE_TIMEOUT <= 10
+    run(body())
