@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 NAP_MAX = 900.0  # seconds between two looks at the wall clock, which may jump or have slept
 ORDERS_AT_ONCE = 4
 SAVE_INTERVAL = timedelta(minutes=1)  # between two attempts to write what the disk did not take
+REST_MAX = timedelta(days=1)
 ASK_SPREAD = 60.0  # seconds over which a fleet that starts at once asks for renewal windows
 ASK_AGAIN = timedelta(hours=6)  # RFC 9773 §4.3.3, after a failure
 
@@ -70,6 +71,7 @@ class _Kept:
     record: Record
     ask_at: datetime  # for the renewal window
     save_at: datetime | None = None  # the current one could not be written yet
+    rest_until: datetime | None = None  # no order before, whatever a clock or a window says
     activity: str = "not begun"
 
 
@@ -161,9 +163,10 @@ class Issuer:
     def _next_step(self, kept: _Kept) -> tuple[_Step, datetime]:
         """Decide what is to be done next, and when."""
         now = self._now()
-        steps = [(kept.record.may_order_at(now), _Step.ORDER)]
+        allowed = max(kept.record.may_order_at(now), kept.rest_until or now)
+        steps = [(allowed, _Step.ORDER)]
         if kept.current is not None:
-            due = max(self._renew_at(kept, kept.current), steps[0][0])
+            due = max(self._renew_at(kept, kept.current), allowed)
             steps = [(due, _Step.ORDER)]
             if kept.save_at is not None:
                 steps.append((kept.save_at, _Step.SAVE))
@@ -223,7 +226,9 @@ class Issuer:
     def _take(self, kept: _Kept, wanted: Wanted, certificate: Certificate) -> None:
         kept.current = certificate
         kept.record = kept.record.issued(certificate.leaf_hash, self._draw())
-        kept.ask_at = self._now() + timedelta(seconds=ASK_SPREAD * self._draw())
+        now = self._now()
+        kept.ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
+        kept.rest_until = now + _rest(certificate)
         wanted.install(certificate)
         renew_at = self._renew_at(kept, certificate)
         log.info(
@@ -263,6 +268,12 @@ class Issuer:
             self._store.save_record(kept.names, kept.record)
         except NotWritable as error:
             log.warning("certificate record not kept", names=_shown(kept.names), cause=error)
+
+
+def _rest(certificate: Certificate) -> timedelta:
+    """Return how long a certificate is kept at least: no clock far ahead orders in a loop."""
+    lifetime = certificate.not_after - certificate.leaf.not_valid_before_utc
+    return min(lifetime / 4, REST_MAX)
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -64,6 +64,7 @@ class Orders:
         self._resolver = resolver  # None: the system's
         self._worker = Worker(f"acme {directory.name}")
         self._authority: Authority | None = None
+        self._finished: dict[tuple[str, ...], str] = {}  # URL of the last order that succeeded
 
     async def renewal_window(
         self, certificate: Certificate
@@ -81,12 +82,23 @@ class Orders:
         """
         await self._run(lambda _authority: None)
         await self._check(request.names)
-        order, key = await self._resumed(request) or await self._placed(request)
+        resumed = await self._resumed(request)
+        if resumed is not None:
+            certificate = await self._pursue(*resumed, request)
+            if not _is_known(certificate, request):
+                return certificate
+            self._store.drop_draft(request.names)  # left behind by a process that was killed
+        return await self._pursue(*await self._placed(request), request)
+
+    async def _pursue(self, order: "Order", key: CertificateKey, request: Request) -> Certificate:
+        """Bring an order to its end, from wherever it stands."""
         await self._prove(order, request)
         await self._run(lambda _authority: order.finalize(key))
-        return await self._until(
+        certificate = await self._until(
             lambda: order.poll_certificate(key), ISSUE_TIMEOUT, "the certificate was not issued"
         )
+        self._finished[request.names] = order.url
+        return certificate
 
     async def _run(self, step: "Callable[[Authority], T]") -> T:
         """Return what a step with the authority returns, once its account is there."""
@@ -123,11 +135,19 @@ class Orders:
         draft = self._store.draft(request.names)
         if draft is None:
             return None
-        order = await self._run(lambda authority: authority.resume(draft.url, request.names))
+        order = None
+        if self._is_worth_resuming(draft, request):
+            order = await self._run(lambda authority: authority.resume(draft.url, request.names))
         if order is None:
             self._store.drop_draft(request.names)
             return None
         return order, draft.key
+
+    def _is_worth_resuming(self, draft: Draft, request: Request) -> bool:
+        """Say no to what is done already, and to an order for another key than is wanted."""
+        if draft.url == self._finished.get(request.names):  # a full disk may keep us from dropping
+            return False
+        return request.key is None or request.key.public_key() == draft.key.public_key()
 
     async def _placed(self, request: Request) -> "tuple[Order, CertificateKey]":
         key = request.key or ec.generate_private_key(ec.SECP256R1())
@@ -161,3 +181,8 @@ class Orders:
             if asyncio.get_running_loop().time() >= deadline:
                 raise IssueFailed(f"{failure} within {timeout:g} s")
             await asyncio.sleep(min(seen, PAUSE_MAX))
+
+
+def _is_known(certificate: Certificate, request: Request) -> bool:
+    known = request.predecessor
+    return known is not None and certificate.leaf_hash == known.leaf_hash

@@ -130,8 +130,6 @@ def _check_own_names(reading: Reading) -> None:
         for name in table.get("names", ())
     }
     for name in value_at(reading, path) or ():
-        if name in suffixes:
-            reading.fault(path, f'"{name}" is a suffix (a name of the relay must not be one)')
         if any(has_id_shape(name, suffix) for suffix in suffixes):
             reading.fault(path, f'"{name}" has the shape of an id (a name of the relay must not)')
         if name in grants:

@@ -229,7 +229,7 @@ def _parse_chain(text: bytes) -> tuple[x509.Certificate, ...]:
     """Return the certificates of a PEM text, leaf first; raises ValueError saying what is wrong."""
     try:
         chain = tuple(x509.load_pem_x509_certificates(text))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise ValueError("holds no readable PEM certificate") from None
     try:
         chain[0].public_key()
