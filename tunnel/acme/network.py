@@ -7,7 +7,7 @@ import logging
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -59,20 +59,22 @@ class Body(JSONDeSerializable):
 
 
 class Network(ClientNetwork):
-    """Talks to one server in the name of one account key (P-256); used by one thread at a time.
+    """Talks to one server, in the name of one account key; used by one thread at a time.
 
     `roots` is a PEM file of what is trusted; None: what the library brings.
     """
 
-    def __init__(self, key: ec.EllipticCurvePrivateKey, roots: str | None) -> None:
-        self.jwk = JWKEC(key=key)
-        super().__init__(
-            self.jwk, alg=ES256, verify_ssl=True, user_agent=USER_AGENT, timeout=TIMEOUT
-        )
-        self.roots = roots
+    def __init__(self, roots: str | None) -> None:
+        super().__init__(alg=ES256, user_agent=USER_AGENT, timeout=TIMEOUT)
         self.nonce_url: str | None = None  # known once the directory is
+        self._roots = roots
         self.session.max_redirects = REDIRECTS_MAX
         del self.session.adapters["http://"]  # not even where a redirection leads there
+
+    def identify(self, key: ec.EllipticCurvePrivateKey, account_url: str | None) -> None:
+        """Sign with a P-256 key from now on, in the name of its account if that is known."""
+        self.key = self.jwk = JWKEC(key=key)
+        self.account = None if account_url is None else {"uri": account_url}  # type: ignore[assignment] # the one field that is read
 
     def fetch(self, url: str) -> Answer:
         """Return what an unsigned GET brings; raises Problem, IssueFailed."""
@@ -87,10 +89,6 @@ class Network(ClientNetwork):
         message = None if body is None else Body(body)
         with _translated(url):
             return _answer(url, self.post(url, message, new_nonce_url=self.nonce_url))
-
-    def identify(self, account_url: str | None) -> None:
-        """Sign in the name of an account from now on; None: with the bare key."""
-        self.account = None if account_url is None else {"uri": account_url}  # type: ignore[assignment] # the one field that is read
 
     # -- what the library asks of itself
 
@@ -117,13 +115,12 @@ class Network(ClientNetwork):
             url,
             data=kwargs.get("data"),
             headers=headers | kwargs.get("headers", {}),
-            verify=True if self.roots is None else self.roots,
+            verify=self._roots or True,
             timeout=TIMEOUT,
             allow_redirects=method == "GET",  # a signature is for one URL only
             stream=True,
         )
-        with response:
-            response.raw = BytesIO(_bounded_body(response))
+        response.raw = BytesIO(_bounded_body(response))
         if method == "POST":
             self._add_nonce(response)
         return response
@@ -144,7 +141,7 @@ class Network(ClientNetwork):
         return response
 
 
-def roots_for(host: str, ca: Path | None) -> str | None:
+def roots_for(url: str, ca: Path | None) -> str | None:
     """Return the PEM file of roots to trust; None if this system has none where they usually are.
 
     Raises SettingsError if `ca` cannot be used.
@@ -157,7 +154,7 @@ def roots_for(host: str, ca: Path | None) -> str | None:
         except ValueError as error:
             raise SettingsError([f"{ca}: holds no usable PEM certificate"]) from error
     try:
-        found = root_file(Trust(host, ca))
+        found = root_file(Trust(host_of(url), ca))
     except SettingsError:
         return None
     return found.path if found else None
@@ -183,15 +180,22 @@ def _answer(url: str, response: requests.Response) -> Answer:
 
 def _bounded_body(response: requests.Response) -> bytes:
     """Read a body that may be endless, or come drop by drop; raises IssueFailed."""
-    deadline = time.monotonic() + TIMEOUT
-    body = bytearray()
+    with ExitStack() as stack:
+        stack.callback(response.close)
+        body = b"".join(_parts(response))
+        stack.pop_all()  # a connection that was read to the end is used again
+    return body
+
+
+def _parts(response: requests.Response) -> Iterator[bytes]:
+    host, deadline, size = host_of(response.url), time.monotonic() + TIMEOUT, 0
     while part := response.raw.read1(PART_BYTES):
-        body += part
-        if len(body) > SIZE_LIMIT:
-            raise IssueFailed(f"{host_of(response.url)} answered more than {SIZE_LIMIT} bytes")
+        size += len(part)
+        if size > SIZE_LIMIT:
+            raise IssueFailed(f"{host} answered more than {SIZE_LIMIT} bytes")
         if time.monotonic() > deadline:
-            raise IssueFailed(f"{host_of(response.url)} took more than {TIMEOUT} s to answer")
-    return bytes(body)
+            raise IssueFailed(f"{host} took more than {TIMEOUT} s to answer")
+        yield part
 
 
 @contextmanager
