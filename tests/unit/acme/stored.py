@@ -87,7 +87,7 @@ MISFITS = {
         + CERTIFICATE.chain_pem,
         "is encrypted",
     ),
-    "of version 13": (malformed(("a003020102", "a00302010c")), "holds a malformed certificate"),
+    "of version 13": (malformed(("a003020102", "a00302010c")), "holds no readable PEM certificate"),
     "an extension twice": (
         malformed(("551d0e", "551d63"), ("551d25", "551d63")),
         "holds a malformed certificate",
