@@ -4,6 +4,8 @@ import ssl
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tunnel.client.asking import Verdict
 from tunnel.client.challenges import Challenge
@@ -278,3 +280,34 @@ def test_a_validation_that_the_relay_takes_away_is_a_no() -> None:
     asked.hear(confirmed(A))
     asked.hear(refused(A))
     assert asked.offers.verdict(A) == Verdict(False, Code.BUSY, 90.0)
+
+
+ANSWERS = st.builds(
+    Serving,
+    name=st.sampled_from((A, B)),
+    visitors=st.booleans(),
+    challenge=st.booleans(),
+    reason=st.none() | st.builds(Reason, st.sampled_from((Code.BUSY, Code.NAME_TAKEN, Code.OK))),
+    retry_after=st.none() | st.floats(0, 600),
+)
+
+
+@given(st.lists(ANSWERS | st.sampled_from((A, B))))
+def test_whatever_a_relay_says_the_last_offer_asks_for_nothing_that_is_over(
+    course: list[Serving | str],
+) -> None:
+    asked = Asked()
+    sent = asked.offers.open()
+    for step in course:
+        if isinstance(step, Serving):
+            asked.hear(step)
+        elif step in asked.expected:
+            del asked.expected[step]
+        else:
+            asked.expect(step)
+        sent += asked.due()
+    asked.expected.clear()
+    sent += asked.due()
+    last = {offer.name: offer for offer in sent}
+    assert not any(last[name].challenge for name in asked.offers.serving)
+    assert len(sent) <= 4 + 2 * len(course)

@@ -1,6 +1,7 @@
 """What a visitor is shown: before the first certificate, with one, and after it was swapped."""
 
 import ssl
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.unit.client.scenes import client_settings
+from tests.unit.client.scenes import Scene, client_settings, play
 from tests.unit.tls.wire import NOW
 from tunnel.client.endpoints import Endpoint, load_keypair, make_endpoints
+from tunnel.client.events import CertificateState
 from tunnel.errors import Code, LocalProtocolError, Refused, SettingsError
 from tunnel.tls.certificates import dns_names, extension_of, self_signed
 from tunnel.tls.slots import Certificate
@@ -150,3 +152,15 @@ def test_an_operator_is_told_when_it_has_expired(tmp_path: Path) -> None:
     endpoint.install(SHOP, self_signed([SHOP], now=NOW, lifetime=timedelta(hours=1)))
     moments = (NOW, NOW + timedelta(hours=2))
     assert [endpoint.certificate_state(SHOP, at) for at in moments] == ["valid", "expired"]
+
+
+def test_a_program_around_the_client_is_told_of_each_name(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> tuple[CertificateState, ...]:
+        return scene.client.info()[0].certificates
+
+    settings = client_settings(tmp_path, endpoint={"certificate": "self-signed", "names": (SHOP,)})
+    own, shop = play(settings, script)
+    assert own == replace(shop, name=own.name)
+    assert (shop.name, shop.source, shop.state) == (SHOP, "self-signed", "valid")
+    assert shop.not_after is not None
+    assert (shop.renew_at, shop.last_error, shop.retry_at) == (None, None, None)

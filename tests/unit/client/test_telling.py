@@ -64,7 +64,8 @@ def test_who_is_not_known_is_told_the_stanza(code: Code) -> None:
         (Code.SUPERSEDED, "stop one of the two"),
         (Code.REVOKED, "withdrawn"),
         (Code.VERSION, "update"),
-        (Code.BUSY, "limit"),
+        (Code.BUSY, "limits in [clients.*]"),
+        (Code.BUSY, "certificates_per_week"),
     ],
 )
 def test_every_refusal_comes_with_something_to_do(code: Code, words: str) -> None:
