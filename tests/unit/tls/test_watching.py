@@ -49,6 +49,14 @@ def test_nothing_has_changed_at_first(tmp_path: Path) -> None:
     assert Pair(tmp_path).files.changed() is None
 
 
+def test_files_that_were_not_touched_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(tmp_path)
+    monkeypatch.setattr("tunnel.tls.watching.load_chain", lambda *_: pytest.fail("read"))
+    assert pair.files.changed() is None
+
+
 def test_a_renewal_is_seen_once(tmp_path: Path) -> None:
     pair, new = Pair(tmp_path), fresh()
     pair.put(new)
