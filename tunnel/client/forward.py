@@ -4,7 +4,7 @@ Everything that a visitor alone can cause is logged at DEBUG and ends that strea
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from tunnel.acme.challenge import answer_validation
@@ -17,7 +17,7 @@ from tunnel.protocol.frames import HEADER_LIMIT, FrameReader
 from tunnel.protocol.hello import alert
 from tunnel.protocol.messages import StreamHeader, StreamKind, decode_header
 from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
-from tunnel.stream import Stream, send_last, splice
+from tunnel.stream import Prefixed, Stream, send_last, splice
 from tunnel.tls.terminate import TlsStream, terminate
 from tunnel.transport import tcp
 
@@ -56,11 +56,11 @@ class Forwarder:
         except StreamReset as reset:
             log.debug("stream was cut in its header", code=reset.code.word)
         else:
-            await self._route(Opened(stream, first), header)
+            await self._route(Prefixed(stream, first), header)
         finally:
             stream.abort()
 
-    async def _route(self, stream: "Opened", header: StreamHeader) -> None:
+    async def _route(self, stream: Prefixed, header: StreamHeader) -> None:
         endpoint = self._endpoints.get(header.name)
         if endpoint is None:
             stream.abort(Code.NOT_SERVING)
@@ -69,7 +69,7 @@ class Forwarder:
         else:
             await self._receive(stream, header, endpoint)
 
-    async def _validate(self, stream: "Opened", header: StreamHeader) -> None:
+    async def _validate(self, stream: Prefixed, header: StreamHeader) -> None:
         """Answer a validation that is expected; who may visit has no say in it."""
         challenge = self._challenges.get(header.name)
         if challenge is None:
@@ -85,7 +85,7 @@ class Forwarder:
         tell = log.info if challenge.answers <= ANSWERS_TOLD else log.debug
         tell("answered a validation", **fields)
 
-    async def _receive(self, stream: "Opened", header: StreamHeader, endpoint: Endpoint) -> None:
+    async def _receive(self, stream: Prefixed, header: StreamHeader, endpoint: Endpoint) -> None:
         host = header.peer[0]
         if not endpoint.admits(host):
             # Not `not_serving`: the relay would only try another connection of ours.
@@ -100,7 +100,7 @@ class Forwarder:
         except (StreamReset, RemoteProtocolError) as error:
             log.debug("visitor ended", endpoint=endpoint.name, visitor=host, cause=error)
 
-    async def _serve(self, stream: "Opened", header: StreamHeader, endpoint: Endpoint) -> None:
+    async def _serve(self, stream: Prefixed, header: StreamHeader, endpoint: Endpoint) -> None:
         context = endpoint.context(header.name)
         near: Stream | TlsStream = stream
         if context is not None:
@@ -131,7 +131,7 @@ class Forwarder:
         return await tcp.connect(where, TARGET_TIMEOUT)
 
 
-async def _turn_away(stream: "Opened", code: Code) -> None:
+async def _turn_away(stream: Prefixed, code: Code) -> None:
     """Answer a ClientHello with an alert: the relay would have none for this code."""
     with suppress(StreamReset):
         await send_last(
@@ -164,32 +164,3 @@ async def read_header(stream: Stream) -> tuple[StreamHeader, bytes]:
             raise RemoteProtocolError("the stream ended within its header")
         reader.feed(data)
     return decode_header(payload), reader.take_rest()
-
-
-class Opened:
-    """A stream whose header was read: what came after it is received first."""
-
-    def __init__(self, stream: Stream, first: bytes) -> None:
-        self._stream = stream
-        self._first = first
-
-    def __repr__(self) -> str:
-        return f"<Opened {self._stream!r}>"
-
-    async def receive(self) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        return await self._stream.receive()
-
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send(data)
-
-    async def finish(self) -> None:
-        await self._stream.finish()
-
-    def abort(self, code: Code = Code.ABORTED) -> None:
-        self._stream.abort(code)
-
-    def join(self, far: Stream) -> Awaitable[None] | None:
-        return None if self._first else self._stream.join(far)

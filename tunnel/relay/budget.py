@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache, cached_property
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from tunnel.errors import Code, Refused
@@ -34,7 +34,11 @@ class RegisteredDomains:
     """Which names an authority counts together, by the Public Suffix List, and up to how many."""
 
     def __init__(self, suffixes: Iterable[SuffixSettings]) -> None:
-        self._suffixes = tuple(suffixes)
+        self._limits: dict[str, int] = {}
+        for suffix in suffixes:
+            domain = self.of(suffix.name)
+            per_week = suffix.certificates_per_week
+            self._limits[domain] = min(per_week, self._limits.get(domain, per_week))
 
     def of(self, name: str) -> str:
         """Return the registered domain of a name; a public suffix stands for itself."""
@@ -45,19 +49,10 @@ class RegisteredDomains:
         public_suffix = domain.partition(".")[2]
         return self._limits.get(domain, self._limits.get(public_suffix, CUSTOM_PER_WEEK))
 
-    @cached_property
-    def _limits(self) -> dict[str, int]:
-        limits: dict[str, int] = {}
-        for suffix in self._suffixes:
-            domain = self.of(suffix.name)
-            per_week = suffix.certificates_per_week
-            limits[domain] = min(per_week, limits.get(domain, per_week))
-        return limits
-
 
 @cache
 def _public_suffixes() -> "PublicSuffixList":
-    # Some 90 ms, which a relay whose clients order nothing need not spend.
+    # Some 90 ms: spent when a relay starts, and not by whoever only asks for its version.
     from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 - see above
 
     return PublicSuffixList()
