@@ -82,6 +82,9 @@ def create_account(file: Path, directory_url: str) -> Account:
     fresh = Account(ec.generate_private_key(ec.SECP256R1()), directory_url)
     try:
         make_private_directory(file.parent)
+    except OSError as error:
+        raise _not_written(file, error) from error
+    try:
         create_private(file, fresh.encoded())
     except FileExistsError:
         return load_account(file, directory_url) or create_account(file, directory_url)

@@ -4,7 +4,8 @@ Each step is a request or few; when to look again is said, the waiting is the ca
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,17 +191,21 @@ class Order:
         )
 
     def _verdict(self) -> str:
-        """Return why the order is invalid: what is wrong with it, or with the proofs of it."""
-        verdict = said(self._document.document("error"))
-        if verdict:
-            return verdict
+        """Return why the order is invalid: what is wrong with the proofs, or with all of it."""
         lines: list[str] = []
-        for url in self._document.texts("authorizations"):
-            authorization = self._network.send(url).document()
-            name = one_line(authorization.document("identifier").text("value"))
-            errors = (each.document("error") for each in authorization.documents("challenges"))
-            lines += [f"{name}: {line}" for line in map(said, errors) if line]
-        return "; ".join(lines)[:LINE_LIMIT] or "it does not say why"
+        with suppress(IssueFailed):  # what is known already is better than nothing
+            for url in self._document.texts("authorizations"):
+                lines += _failures(self._network.send(url).document())
+        whole = said(self._document.document("error")) or "it does not say why"
+        return "; ".join(lines)[:LINE_LIMIT] or whole
+
+
+def _failures(authorization: Document) -> Iterator[str]:
+    """Yield the name and what the authority saw in the place of its proof."""
+    name = one_line(authorization.document("identifier").text("value"))
+    for challenge in authorization.documents("challenges"):
+        if failure := said(challenge.document("error")):
+            yield f"{name}: {failure}"
 
 
 def signing_request(names: Sequence[str], key: CertificateKey) -> x509.CertificateSigningRequest:
