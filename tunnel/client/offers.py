@@ -103,10 +103,8 @@ class Offers:
         return [self._offer(name) for name in self._names if name in due or self._has_news(name)]
 
     def _has_news(self, name: str) -> bool:
-        is_offered = self._phase is Phase.OPEN and (
-            name in self.serving or (name in self._unanswered and name not in self._again)
-        )
-        return is_offered and self._asking.is_outdated(name)
+        is_offered = name in self.serving or name in self._unanswered
+        return self._phase is Phase.OPEN and is_offered and self._asking.is_outdated(name)
 
     def takes_part(self, name: str) -> bool:
         """Say whether validations of the name may come here: the relay has not refused the name."""

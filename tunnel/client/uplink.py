@@ -138,8 +138,8 @@ class Uplink:
 
     def verdict(self, name: str) -> Verdict | None:
         """Return what the relay says to the expected validation: one yes is enough."""
-        offers = [link.offers for link in self._staying() if link.offers.takes_part(name)]
-        said = [verdict for each in offers if (verdict := each.verdict(name)) is not None]
+        verdicts = [link.offers.verdict(name) for link in self._staying()]
+        said = [verdict for verdict in verdicts if verdict is not None]
         return next((verdict for verdict in said if verdict.is_granted), said[0] if said else None)
 
     def reconsider(self) -> None:

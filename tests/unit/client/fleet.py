@@ -85,13 +85,14 @@ def play(
     relays: tuple[str, ...] = ("eu", "us"),
     set_up: Callable[[dict[str, FakeRelay]], None] = lambda _relays: None,
     transport: str = "quic",
+    names: tuple[str, ...] = (),
 ) -> T:
     """Run a client against the relays while `script` runs, then stop it; no time passes."""
     servers = {
         name: ServerSettings(name, Address(f"192.0.2.{number}", 4433), name, transport=transport)
         for number, name in enumerate(relays, 1)
     }
-    endpoint = {"certificate": "self-signed", "servers": relays}
+    endpoint = {"certificate": "self-signed", "servers": relays, "names": names}
     settings = client_settings(folder, servers=servers, endpoint=endpoint)
     return run_in_no_time(_play(settings, script, set_up))
 

@@ -140,6 +140,7 @@ class FakeRelay:
         self, word: str, address: Address, _trust: Trust, options: TransportOptions, _: str | None
     ) -> Connection:
         self.dials.append((word, now(), address))
+        self.changed.set()
         if word in self.dead:
             raise DialFailed(f"{address} refused {word}")
         await asyncio.sleep(self.delay)

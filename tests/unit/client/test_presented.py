@@ -1,6 +1,7 @@
 """What a visitor is shown: before the first certificate, with one, and after it was swapped."""
 
 import ssl
+import weakref
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -111,6 +112,15 @@ def test_one_that_is_swapped_is_shown_by_the_next_handshake_and_by_none_before(
     after = context_of(endpoint)
     assert before is again
     assert (leaf_shown(before), leaf_shown(after)) == (der(first), der(second))
+
+
+def test_what_was_shown_before_is_not_kept(tmp_path: Path) -> None:
+    endpoint = made(tmp_path)
+    kept = []
+    for certificate in (newer(), newer()):
+        kept.append(weakref.ref(context_of(endpoint)))
+        endpoint.install(SHOP, certificate)
+    assert [ref() for ref in kept] == [None, None]
 
 
 def test_names_that_share_a_certificate_share_its_context(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from tests.unit.client.fleet import Fleet, asks, play
 from tests.unit.client.scenes import FakeRelay, RelayEnd, now
 from tunnel.client.events import Refused as RefusedEvent
 from tunnel.errors import Code, LocalProtocolError, OrderPostponed, Refused
-from tunnel.protocol.messages import Serve
+from tunnel.protocol.messages import Drain, Serve
 
 VISITORS, BOTH, NOTHING = (True, False), (True, True), (False, False)
 Relays = dict[str, FakeRelay]
@@ -295,6 +295,98 @@ def test_all_connections_of_a_pool_ask_and_one_confirmation_is_enough(tmp_path: 
     assert played == (0.0, [True] * 4)
 
 
+def test_a_refusal_to_one_connection_does_not_undo_what_another_has_confirmed(
+    tmp_path: Path,
+) -> None:
+    def set_up(relays: Relays) -> None:
+        slow_to_answer(relays["us"], 4.0)
+
+    async def script(fleet: Fleet) -> tuple[float, tuple[bool, bool]]:
+        await fleet.until(lambda: len(fleet.eu.live()) == 4 and fleet.us.live())
+
+        async def reconnect() -> None:
+            await asyncio.sleep(1.0)
+            fleet.eu.busy = Refused(Code.BUSY, retry_after=120.0)
+            fleet.eu.ends[-1].connection.close()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reconnect())
+            took = await entered(fleet)
+        first = fleet.eu.ends[4].wishes[0]
+        return round(took, 3), (first.visitors, first.challenge)
+
+    assert play(tmp_path, script, set_up=set_up, transport="h2") == (4.0, BOTH)
+
+
+async def drained(end: RelayEnd) -> None:
+    await end.channel.send(Drain(deadline=30.0, retry_after=0.0))
+
+
+async def lost(end: RelayEnd) -> None:
+    end.connection.close()
+
+
+OTHER = "shop.example.com"  # which the relay does not grant: it is asked for by new connections
+
+
+def asking_anew(relays: Relays) -> None:
+    """Let the client replace its connection after ten minutes; that takes two seconds."""
+    relays["eu"].refused_names[OTHER] = Code.NAME_REFUSED
+    relays["eu"].leaves_unanswered = asks
+
+
+async def until_it_is_replaced(fleet: Fleet) -> None:
+    await fleet.all_serve()
+    fleet.eu.delay = 2.0
+    await fleet.until(lambda: len(fleet.eu.dials) == 2)
+
+
+def test_a_connection_that_serves_until_it_is_replaced_is_asked_too(tmp_path: Path) -> None:
+    async def script(fleet: Fleet) -> list[list[tuple[bool, bool]]]:
+        await until_it_is_replaced(fleet)
+        await postponed(fleet)
+        return [[(w.visitors, w.challenge) for w in end.wishes[:2]] for end in fleet.eu.ends]
+
+    wishes = play(tmp_path, script, relays=("eu",), set_up=asking_anew, names=(OTHER,))
+    assert wishes == [[VISITORS, BOTH], [BOTH]]
+
+
+@pytest.mark.parametrize("end", [drained, lost])
+def test_one_that_ends_before_it_is_replaced_does_not_count_any_more(
+    tmp_path: Path, end: Callable[[RelayEnd], Awaitable[None]]
+) -> None:
+    async def script(fleet: Fleet) -> tuple[str, float]:
+        await until_it_is_replaced(fleet)
+        visitor = await fleet.eu.ends[0].open_visitor(fleet.name)  # what is drained waits for it
+
+        async def end_it() -> None:
+            await asyncio.sleep(1.0)
+            await end(fleet.eu.ends[0])
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(end_it())
+            error, took = await postponed(fleet)
+        visitor.abort()
+        return str(error).partition(" that")[0], round(took, 3)
+
+    told = play(tmp_path, script, relays=("eu",), set_up=asking_anew, names=(OTHER,))
+    assert told == ("no relay is connected", 1.0)
+
+
+def test_only_those_that_had_their_time_are_named(tmp_path: Path) -> None:
+    def set_up(relays: Relays) -> None:
+        for relay in relays.values():
+            relay.leaves_unanswered = asks
+        relays["us"].delay = 2.0
+
+    async def script(fleet: Fleet) -> tuple[str, float]:
+        await fleet.until(fleet.eu.live)
+        error, took = await postponed(fleet)
+        return str(error).partition(" did")[0], round(took, 3)
+
+    assert play(tmp_path, script, set_up=set_up) == ("relay eu", 10.0)
+
+
 def test_it_is_taken_back_when_the_order_is_cancelled(tmp_path: Path) -> None:
     async def script(fleet: Fleet) -> list[tuple[bool, bool]]:
         await fleet.all_serve()
@@ -351,7 +443,7 @@ def test_another_one_after_it_is_confirmed_anew(tmp_path: Path) -> None:
 
 def test_a_client_that_stops_asks_nobody_any_more(tmp_path: Path) -> None:
     def set_up(relays: Relays) -> None:
-        relays["eu"].leaves_unanswered = asks
+        relays["eu"].leaves_unanswered = lambda _, serve: serve.challenge or not serve.visitors
 
     async def script(fleet: Fleet) -> tuple[float, list[tuple[bool, bool]]]:
         await fleet.all_serve()
