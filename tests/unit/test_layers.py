@@ -46,9 +46,12 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "hyperframe": ("tunnel.transport.http2",),
     "josepy": ("tunnel.acme",),
     "prometheus_client": ("tunnel.admin.metrics",),
+    "publicsuffixlist": ("tunnel.relay.budget",),
+    "requests": ("tunnel.acme.network",),
     "segno": ("tunnel.cli",),
     "service_identity": ("tunnel.transport.quic",),
     "tomli": ("tunnel.settings",),
+    "urllib3": ("tunnel.acme.network",),
     "uvloop": ("tunnel.runtime",),
 }
 
@@ -276,6 +279,8 @@ BROKEN = [
     (foreign_engines, "tunnel.transport.tcp", "from h2 import config"),
     (foreign_engines, "tunnel.relay.front", "from cryptography import x509"),
     (foreign_engines, "tunnel.client.client", "import requests"),
+    (foreign_engines, "tunnel.acme.preflight", "from urllib3.exceptions import HTTPError"),
+    (foreign_engines, "tunnel.relay.front", "from publicsuffixlist import PublicSuffixList"),
     (foreign_engines, "tunnel.admin.socket", "import prometheus_client"),
     (side_effects, "tunnel.protocol.backoff", "import random"),
     (side_effects, "tunnel.protocol.heartbeat", "from time import monotonic"),

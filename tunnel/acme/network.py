@@ -25,7 +25,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 from urllib3.exceptions import HTTPError
 
-import tunnel
+from tunnel import __version__
 from tunnel.acme.answers import Answer, Problem, one_line, problem_of, seconds_of
 from tunnel.errors import IssueFailed, SettingsError, TunnelError
 from tunnel.tls.contexts import Trust, root_file
@@ -36,7 +36,7 @@ SIZE_LIMIT = 1 << 20  # bytes of an answer's body
 PART_BYTES = 1 << 16
 REDIRECTS_MAX = 5
 NONCE_ATTEMPTS = 32  # of one request: even a server that refuses half of all nonces is got past
-USER_AGENT = f"tunnel/{tunnel.__version__} acme"
+USER_AGENT = f"tunnel/{__version__} acme"
 
 # What they have to say is said once more, and better, by the errors raised here; and they would
 # show at DEBUG what is sent.
