@@ -28,8 +28,10 @@ IPAddress = IPv4Address | IPv6Address
 ALIASES_MAX = 8  # that are followed, where a name server leaves that to us
 LOOKUP_TIMEOUT = 4.0  # seconds for one question, all name servers and repetitions together
 LOOKUPS_AT_ONCE = 8
+GRACE = 1.0  # seconds after its own deadline in which dnspython has to give up by itself
 SHOWN_ADDRESSES = 4
 
+LATE = "no answer in time"
 MISSING_ADVICE = "add an A or AAAA record that points at the relay"
 
 
@@ -140,7 +142,7 @@ async def _permission(lookups: "_Lookups", name: str, applicant: Applicant) -> V
     """Judge what CAA says."""
     answer = await _relevant(lookups, name)
     if answer.trouble:
-        why = f"could not be looked up ({answer.trouble}): if it cannot either, it refuses"
+        why = f"could not be looked up ({answer.trouble}); an authority that cannot either refuses"
         return Verdict(warnings=(f"{name}: CAA at {answer.name} {why}",))
     properties = [_property(record) for record in answer.records]
     against = objection(properties, applicant)
@@ -193,29 +195,35 @@ class _Lookups:
         """Ask for the records of one type, and follow aliases."""
         target = name
         try:
-            async with asyncio.timeout_at(self._deadline), self._turns:
+            # A mere backstop: cancelled while it opens a socket, uvloop leaves that one open.
+            async with asyncio.timeout_at(self._deadline + GRACE), self._turns:
                 for _ in range(ALIASES_MAX):
                     answer = await self._ask_once(target, kind)
                     if answer.records or answer.trouble or answer.name == target:
                         return answer
                     target = answer.name  # the server left following it to us, or it leads nowhere
         except TimeoutError:
-            return _Answer(name, trouble="no answer in time")
+            return _Answer(name, trouble=LATE)
         return _Answer(name, trouble=f"{ALIASES_MAX} aliases in a row")
 
     async def _ask_once(self, name: str, kind: str) -> _Answer:
         from dns.exception import DNSException  # noqa: PLC0415 - slow to import
         from dns.resolver import NXDOMAIN  # noqa: PLC0415 - slow to import
 
+        left = self._deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            return _Answer(name, trouble=LATE)
+        lifetime = min(left, LOOKUP_TIMEOUT)
         try:
             answer = await self._resolver.resolve(
-                f"{name}.", kind, raise_on_no_answer=False, lifetime=LOOKUP_TIMEOUT, search=False
+                f"{name}.", kind, raise_on_no_answer=False, lifetime=lifetime, search=False
             )
         except NXDOMAIN as error:
             return _Answer(_plain(error.canonical_name))
         except DNSException as error:
             return _Answer(name, trouble=_trouble(error))
-        return _Answer(_plain(answer.canonical_name), tuple(answer))
+        # In order, so that one state of things always reads the same: name servers rotate.
+        return _Answer(_plain(answer.canonical_name), tuple(sorted(answer)))
 
 
 def _plain(name: "Name") -> str:
@@ -228,7 +236,7 @@ def _trouble(error: "DNSException") -> str:
     from dns.resolver import NoNameservers  # noqa: PLC0415 - slow to import
 
     if isinstance(error, Timeout):
-        return "no answer in time"
+        return LATE
     if not isinstance(error, NoNameservers):
         return type(error).__name__
     # One entry per attempt; the fourth field is the code's name, such as SERVFAIL, or an exception.
