@@ -66,7 +66,7 @@ def test_caa_of_the_parent_forbids_until_it_is_mended(dns: Dns, run: Run) -> Non
 
 def test_an_alias_is_followed_for_addresses_and_caa(dns: Dns, run: Run) -> None:
     async def body() -> None:
-        dns._tell("add-cname", host="www.example.org.", target=f"{SHOP}.")
+        dns._tell("set-cname", host="www.example.org.", target=f"{SHOP}.")
         assert await verdict(dns, "www.example.org") == Verdict()
         dns.add_caa(SHOP, ("issue", ";"))
         found = await verdict(dns, "www.example.org")
