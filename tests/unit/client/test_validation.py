@@ -11,7 +11,8 @@ from tests.unit.client.fleet import Fleet, asks, play
 from tests.unit.client.scenes import FakeRelay, RelayEnd, now
 from tunnel.client.events import Refused as RefusedEvent
 from tunnel.errors import Code, LocalProtocolError, OrderPostponed, Refused
-from tunnel.protocol.messages import Drain, Serve
+from tunnel.protocol.fields import Reason
+from tunnel.protocol.messages import Drain, Serve, Serving
 
 VISITORS, BOTH, NOTHING = (True, False), (True, True), (False, False)
 Relays = dict[str, FakeRelay]
@@ -299,23 +300,23 @@ def test_a_refusal_to_one_connection_does_not_undo_what_another_has_confirmed(
     tmp_path: Path,
 ) -> None:
     def set_up(relays: Relays) -> None:
+        eu = relays["eu"]
+        eu.leaves_unanswered = lambda end, serve: serve.challenge and end is eu.ends[0]
         slow_to_answer(relays["us"], 4.0)
 
-    async def script(fleet: Fleet) -> tuple[float, tuple[bool, bool]]:
+    async def script(fleet: Fleet) -> float:
         await fleet.until(lambda: len(fleet.eu.live()) == 4 and fleet.us.live())
 
-        async def reconnect() -> None:
+        async def refuse() -> None:
             await asyncio.sleep(1.0)
-            fleet.eu.busy = Refused(Code.BUSY, retry_after=120.0)
-            fleet.eu.ends[-1].connection.close()
+            busy = Serving(fleet.name, visitors=True, challenge=False, reason=Reason(Code.BUSY))
+            await fleet.eu.ends[0].channel.send(busy)
 
         async with asyncio.TaskGroup() as group:
-            group.create_task(reconnect())
-            took = await entered(fleet)
-        first = fleet.eu.ends[4].wishes[0]
-        return round(took, 3), (first.visitors, first.challenge)
+            group.create_task(refuse())
+            return round(await entered(fleet), 3)
 
-    assert play(tmp_path, script, set_up=set_up, transport="h2") == (4.0, BOTH)
+    assert play(tmp_path, script, set_up=set_up, transport="h2") == 4.0
 
 
 async def drained(end: RelayEnd) -> None:
