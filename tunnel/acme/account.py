@@ -152,7 +152,10 @@ def _key(text: str) -> ec.EllipticCurvePrivateKey:
 
 def _directory_beside(account_url: str, directory_url: str) -> str:
     """Return where an account is that does not say so: with the directory, if on its host."""
-    ours, theirs = urlsplit(directory_url), urlsplit(account_url)
+    try:
+        ours, theirs = urlsplit(directory_url), urlsplit(account_url)
+    except ValueError:
+        raise ValueError('is not an ACME account: expected a URL as "id"') from None
     if not account_url or ours.netloc == theirs.netloc:
         return directory_url
     return f"{theirs.scheme}://{theirs.netloc}"

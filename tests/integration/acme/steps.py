@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.acme_front import Front
@@ -133,3 +134,9 @@ def ordered(ca: Authority, names: Sequence[str], answerer: Answerer) -> Certific
     order = ca.place(names)
     prove(order, answerer)
     return collected(order, new_key())
+
+
+def sans(certificate: x509.Certificate) -> set[str]:
+    """Return the DNS names in a certificate."""
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return set(found.value.get_values_for_type(x509.DNSName))
