@@ -84,7 +84,7 @@ class Authority:
         try:
             return self._as_account(lambda network: _opened(network, url, names))
         except (OrderLost, Problem) as reason:
-            if not _is_gone(reason):
+            if not is_gone(reason):
                 raise
             log.info("order from before is gone", names=",".join(names), cause=reason)
             return None
@@ -246,11 +246,11 @@ def _contact(email: str | None) -> dict[str, Any]:
     return {"contact": [f"mailto:{email}"] if email else []}
 
 
-def _is_gone(reason: OrderLost | Problem) -> bool:
+def is_gone(reason: IssueFailed) -> bool:
     """Return whether what an authority said of an order means that nothing will come of it."""
-    if isinstance(reason, OrderLost):
-        return True
-    return reason.status in GONE and reason.code not in NOT_OF_THE_ORDER
+    if isinstance(reason, Problem):
+        return reason.status in GONE and reason.code not in NOT_OF_THE_ORDER
+    return isinstance(reason, OrderLost)
 
 
 def _opened(network: Network, url: str, names: Sequence[str]) -> Order:

@@ -6,7 +6,7 @@ network ends `Issuer.keep`.
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tunnel.acme.challenge import ChallengePath
 from tunnel.acme.directories import directory_of
-from tunnel.acme.ordering import Orders, Request
+from tunnel.acme.ordering import OrderGone, Orders, Request
 from tunnel.acme.schedule import Record, renewal_time
 from tunnel.acme.store import Store
 from tunnel.errors import IssueFailed, NotWritable, OrderPostponed, SettingsError
-from tunnel.log import get_log
+from tunnel.log import Log, get_log
 from tunnel.settings.values import AcmeSettings
 from tunnel.tls.slots import Certificate, CertificateKey
 
@@ -30,6 +30,7 @@ NAP_MAX = 900.0  # seconds between two looks at the wall clock, which may jump o
 ORDERS_AT_ONCE = 4
 SAVE_INTERVAL = timedelta(minutes=1)  # between two attempts to write what the disk did not take
 REST_MAX = timedelta(days=1)
+CREDIBLE_PLAN = timedelta(days=1)  # what is planned further ahead was while the clock was wrong
 ASK_SPREAD = 60.0  # seconds over which a fleet that starts at once asks for renewal windows
 ASK_AGAIN = timedelta(hours=6)  # RFC 9773 §4.3.3, after a failure
 
@@ -67,6 +68,7 @@ class _Kept:
     """What is known of one certificate between two steps."""
 
     names: tuple[str, ...]
+    log: Log
     current: Certificate | None
     record: Record
     ask_at: datetime  # for the renewal window
@@ -86,7 +88,8 @@ class _Step(Enum):
 class Issuer:
     """Keeps any number of certificates of one authority; made without reaching anybody.
 
-    `now` and `draw` (0 ≤ draw() < 1) may be replaced; `resolver` is for the preflight.
+    `now`, `sleep` (which passes as many seconds of it) and `draw` (0 ≤ draw() < 1) may be
+    replaced; `resolver` is for the preflight.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Issuer:
         *,
         resolver: "Resolver | None" = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._settings = settings
@@ -104,7 +108,9 @@ class Issuer:
         self._orders = Orders(settings, directory, self._store, resolver)
         self._places = asyncio.Semaphore(ORDERS_AT_ONCE)
         self._now = now
+        self._sleep = sleep
         self._draw = draw
+        self._log = log.bind(directory=directory.name)
         self._kept: dict[tuple[str, ...], _Kept] = {}
 
     # -- what is there already
@@ -138,7 +144,8 @@ class Issuer:
             if current is not None and record.leaf != current.leaf_hash.hex():
                 record = record.issued(current.leaf_hash, self._draw())
             ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
-            self._kept[names] = _Kept(names, current, record, ask_at)
+            kept_log = self._log.bind(names=",".join(names))
+            self._kept[names] = _Kept(names, kept_log, current, record, ask_at)
         return self._kept[names]
 
     # -- keeping
@@ -147,10 +154,11 @@ class Issuer:
         """Order and renew, for ever. At most one call for the same names at a time."""
         kept = self._of(wanted.names)
         while True:
-            step, at = self._next_step(kept)
-            if at > (now := self._now()):
-                kept.activity = "valid" if kept.current else "waiting to try again"
-                await asyncio.sleep(min((at - now).total_seconds(), NAP_MAX))
+            now = self._now()
+            step, at = self._next_step(kept, now)
+            if at > now:
+                kept.activity = _rest_activity(kept.current, now)
+                await self._sleep(min((at - now).total_seconds(), NAP_MAX))
                 continue
             match step:
                 case _Step.SAVE:
@@ -160,18 +168,17 @@ class Issuer:
                 case _Step.ORDER:
                     await self._order(kept, wanted)
 
-    def _next_step(self, kept: _Kept) -> tuple[_Step, datetime]:
+    def _next_step(self, kept: _Kept, now: datetime) -> tuple[_Step, datetime]:
         """Decide what is to be done next, and when."""
-        now = self._now()
-        allowed = max(kept.record.may_order_at(now), kept.rest_until or now)
+        allowed = max(kept.record.may_order_at(now), _credible(kept.rest_until or now, now))
         steps = [(allowed, _Step.ORDER)]
         if kept.current is not None:
             due = max(self._renew_at(kept, kept.current), allowed)
             steps = [(due, _Step.ORDER)]
             if kept.save_at is not None:
-                steps.append((kept.save_at, _Step.SAVE))
+                steps.append((_credible(kept.save_at, now), _Step.SAVE))
             if self._settings.renew_before is None:
-                steps.append((kept.ask_at, _Step.ASK))
+                steps.append((_credible(kept.ask_at, now), _Step.ASK))
         at, step = min(steps, key=lambda each: each[0])
         return step, at
 
@@ -192,12 +199,12 @@ class Issuer:
         try:
             window, again = await self._orders.renewal_window(kept.current)
         except (IssueFailed, SettingsError) as error:
-            log.debug("no renewal window", names=_shown(kept.names), cause=error)
+            kept.log.debug("no renewal window", cause=_line(error))
             kept.ask_at = self._now() + ASK_AGAIN
             return
         kept.ask_at = self._now() + timedelta(seconds=again)
         if window is not None and window != kept.record.window:
-            log.info("renewal window", names=_shown(kept.names), start=window.start, end=window.end)
+            kept.log.info("renewal window", start=_shown(window.start), end=_shown(window.end))
             kept.record = kept.record.with_window(window)
             self._remember(kept)
 
@@ -206,6 +213,7 @@ class Issuer:
         kept.activity = "waiting for a relay"
         for name in wanted.names:
             await wanted.path.ready(name)
+        kept.activity = "waiting for other orders"
         async with self._places:
             kept.activity = "ordering"
             try:
@@ -213,6 +221,8 @@ class Issuer:
                 self._store.save_record(kept.names, kept.record)
                 request = Request(wanted.names, wanted.path, wanted.key, kept.current)
                 certificate = await self._orders.certificate(request)
+            except OrderGone as error:
+                self._place_anew(kept, error)
             except (OrderPostponed, SettingsError) as error:
                 after = error.retry_after if isinstance(error, OrderPostponed) else None
                 kept.record = kept.record.postponed(_line(error), self._now(), after)
@@ -223,6 +233,12 @@ class Issuer:
             else:
                 self._take(kept, wanted, certificate)
 
+    def _place_anew(self, kept: _Kept, error: OrderGone) -> None:
+        """Count what came of the order from before; the next one is due as soon as it may be."""
+        kept.record = kept.record.lost(self._now())
+        kept.log.info("order from before came to nothing", cause=_line(error))
+        self._remember(kept)
+
     def _take(self, kept: _Kept, wanted: Wanted, certificate: Certificate) -> None:
         kept.current = certificate
         kept.record = kept.record.issued(certificate.leaf_hash, self._draw())
@@ -231,11 +247,10 @@ class Issuer:
         kept.rest_until = now + _rest(certificate)
         wanted.install(certificate)
         renew_at = self._renew_at(kept, certificate)
-        log.info(
+        kept.log.info(
             "certificate issued",
-            names=_shown(kept.names),
-            not_after=certificate.not_after,
-            renew_at=renew_at,
+            not_after=_shown(certificate.not_after),
+            renew_at=_shown(renew_at),
         )
         self._save(kept)
 
@@ -243,7 +258,7 @@ class Issuer:
         record, now = kept.record, self._now()
         retry_in = max(0.0, (record.may_order_at(now) - now).total_seconds())
         cause = record.last_error or ""
-        log.warning(event, names=_shown(kept.names), cause=cause, retry_in=round(retry_in, 1))
+        kept.log.warning(event, cause=cause, retry_in=round(retry_in, 1))
         self._remember(kept)
         wanted.failed(cause, retry_in)
 
@@ -254,11 +269,11 @@ class Issuer:
             self._store.save(kept.names, kept.current)
         except NotWritable as error:
             if kept.save_at is None:
-                log.error("certificate not kept", names=_shown(kept.names), cause=error)
+                kept.log.error("certificate not kept", cause=_line(error))
             kept.save_at = self._now() + SAVE_INTERVAL
             return
         if kept.save_at is not None:
-            log.info("certificate kept at last", names=_shown(kept.names))
+            kept.log.info("certificate kept at last")
         kept.save_at = None
         self._remember(kept)
         self._store.drop_draft(kept.names)
@@ -267,7 +282,7 @@ class Issuer:
         try:
             self._store.save_record(kept.names, kept.record)
         except NotWritable as error:
-            log.warning("certificate record not kept", names=_shown(kept.names), cause=error)
+            kept.log.warning("certificate record not kept", cause=_line(error))
 
 
 def _rest(certificate: Certificate) -> timedelta:
@@ -276,8 +291,18 @@ def _rest(certificate: Certificate) -> timedelta:
     return min(lifetime / 4, REST_MAX)
 
 
-def _shown(names: Sequence[str]) -> str:
-    return ",".join(names)
+def _rest_activity(current: Certificate | None, now: datetime) -> str:
+    if current is None:
+        return "waiting to try again"
+    return "valid" if now < current.not_after else "expired, waiting to try again"
+
+
+def _credible(moment: datetime, now: datetime) -> datetime:
+    return moment if moment - now <= CREDIBLE_PLAN else now
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _line(error: Exception) -> str:

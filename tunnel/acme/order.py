@@ -220,12 +220,12 @@ def signing_request(names: Sequence[str], key: CertificateKey) -> x509.Certifica
 
 
 def issued(answer: Answer, names: frozenset[str], key: CertificateKey) -> Certificate:
-    """Return what an answer holds, if it is for this key and all names; raises IssueFailed."""
+    """Return what an answer holds, if it is for this key and all names; raises OrderLost."""
     try:
         certificate = certificate_from_pem(answer.content, key)
         held = dns_names(certificate.leaf)
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise IssueFailed(f"{answer.source} issued a chain that is of no use: {error}") from error
+        raise OrderLost(f"{answer.source} issued a chain that is of no use: {error}") from error
     if missing := sorted(names - held):
-        raise IssueFailed(f"{answer.source} issued a certificate without {missing[0]}")
+        raise OrderLost(f"{answer.source} issued a certificate without {missing[0]}")
     return certificate

@@ -48,6 +48,10 @@ class Request:
     predecessor: Certificate | None = None  # what the new certificate takes the place of
 
 
+class OrderGone(IssueFailed):
+    """An order from before has come to nothing since; it is forgotten."""
+
+
 class Orders:
     """Everything that is asked of one authority."""
 
@@ -78,13 +82,15 @@ class Orders:
     async def certificate(self, request: Request) -> Certificate:
         """Return a new certificate; the store holds it as a draft until `drop_draft`.
 
-        Raises IssueFailed, OrderPostponed if nothing was ordered, SettingsError for files.
+        Raises IssueFailed, OrderGone if another call is to place a new order, OrderPostponed if
+        nothing was ordered, SettingsError for files.
         """
         await self._run(lambda _authority: None)
         await self._check(request.names)
-        resumed = await self._resumed(request)
-        if resumed is not None:
-            certificate = await self._pursue(*resumed, request)
+        draft = self._draft(request)
+        if draft is not None:
+            order = await self._resumed(draft, request.names)
+            certificate = await self._pursue(order, draft.key, request)
             if not _is_known(certificate, request):
                 return certificate
             self._store.drop_draft(request.names)  # left behind by a process that was killed
@@ -92,11 +98,16 @@ class Orders:
 
     async def _pursue(self, order: "Order", key: CertificateKey, request: Request) -> Certificate:
         """Bring an order to its end, from wherever it stands."""
-        await self._prove(order, request)
-        await self._run(lambda _authority: order.finalize(key))
-        certificate = await self._until(
-            lambda: order.poll_certificate(key), ISSUE_TIMEOUT, "the certificate was not issued"
-        )
+        try:
+            await self._prove(order, request)
+            await self._run(lambda _authority: order.finalize(key))
+            certificate = await self._until(
+                lambda: order.poll_certificate(key), ISSUE_TIMEOUT, "the certificate was not issued"
+            )
+        except IssueFailed as error:
+            if _is_over(error):
+                self._store.drop_draft(request.names)
+            raise
         self._finished[request.names] = order.url
         return certificate
 
@@ -130,18 +141,21 @@ class Orders:
         if verdict.faults:
             raise OrderPostponed("; ".join(verdict.faults))
 
-    async def _resumed(self, request: Request) -> "tuple[Order, CertificateKey] | None":
+    def _draft(self, request: Request) -> Draft | None:
         """Return the order that was under way when this or an earlier process gave it up."""
         draft = self._store.draft(request.names)
-        if draft is None:
-            return None
-        order = None
-        if self._is_worth_resuming(draft, request):
-            order = await self._run(lambda authority: authority.resume(draft.url, request.names))
+        if draft is None or self._is_worth_resuming(draft, request):
+            return draft
+        self._store.drop_draft(request.names)
+        return None
+
+    async def _resumed(self, draft: Draft, names: Sequence[str]) -> "Order":
+        """Return the order of a draft; raises OrderGone."""
+        order = await self._run(lambda authority: authority.resume(draft.url, names))
         if order is None:
-            self._store.drop_draft(request.names)
-            return None
-        return order, draft.key
+            self._store.drop_draft(names)
+            raise OrderGone(f"nothing will come of {draft.url}")
+        return order
 
     def _is_worth_resuming(self, draft: Draft, request: Request) -> bool:
         """Say no to what is done already, and to an order for another key than is wanted."""
@@ -186,3 +200,10 @@ class Orders:
 def _is_known(certificate: Certificate, request: Request) -> bool:
     known = request.predecessor
     return known is not None and certificate.leaf_hash == known.leaf_hash
+
+
+def _is_over(error: IssueFailed) -> bool:
+    """Return whether nothing can come any more of the order that failed so."""
+    from tunnel.acme.authority import is_gone  # noqa: PLC0415 - see the module's docstring
+
+    return is_gone(error)

@@ -114,6 +114,13 @@ class Record:
             postponements=postponements,
         )
 
+    def lost(self, now: datetime) -> "Record":
+        """Return the record after an order of an earlier process that came to nothing unseen.
+
+        It counts like any that failed, but delays nothing.
+        """
+        return replace(self, failed_at=(*self._recent(now), now)[-FAILURES_PER_HOUR:])
+
     def issued(self, leaf_hash: bytes, draw: float) -> "Record":
         """Return the record of a new certificate: only the hour's failed orders still count."""
         return Record(failed_at=self.failed_at, leaf=leaf_hash.hex(), draw=draw)
