@@ -9,21 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from tests.unit.client.scenes import (
     FakeRelay,
     RelayEnd,
     client_settings,
+    now,
     run_in_no_time,
 )
 from tunnel.client.client import Client
 from tunnel.client.events import ClientEvent
 from tunnel.client.validation import Validations
+from tunnel.errors import OrderPostponed
 from tunnel.protocol.messages import Serve
 from tunnel.runtime.supervision import Crowd
 from tunnel.settings.values import ClientSettings, ServerSettings
 from tunnel.stream import Address, Connection
 
 T = TypeVar("T")
+VISITORS, BOTH, NOTHING = (True, False), (True, True), (False, False)
+Relays = dict[str, FakeRelay]
 
 
 @dataclass(eq=False)
@@ -125,3 +131,33 @@ async def _play(
             await running
         crowd.cancel()
         return result
+
+
+def unreachable(relay: FakeRelay) -> None:
+    relay.dead |= {"quic", "h2"}
+
+
+def slow_to_answer(relay: FakeRelay, delay: float) -> None:
+    """Let what is asked about validations be answered after `delay` seconds only."""
+
+    async def answer(end: RelayEnd, serve: Serve) -> None:
+        await asyncio.sleep(delay * serve.challenge)
+        await at_once(end, serve)
+
+    at_once, relay._serve = relay._serve, answer  # type: ignore[method-assign]  # a slower one
+
+
+async def postponed(fleet: Fleet) -> tuple[OrderPostponed, float]:
+    """Open a validation that is not confirmed; return why, and how many seconds that took."""
+    begun = now()
+    with pytest.raises(OrderPostponed) as error:
+        async with fleet.opened():
+            pytest.fail("opened before all have confirmed")
+    return error.value, now() - begun
+
+
+async def entered(fleet: Fleet) -> float:
+    """Open a validation; return how many seconds it took until all had confirmed."""
+    begun = now()
+    async with fleet.opened():
+        return now() - begun
