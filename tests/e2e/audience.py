@@ -1,0 +1,97 @@
+"""Visitors who never stop coming, and some who stay: what any of them missed is kept."""
+
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from tests.e2e.targets import SLOW_RATE, pattern
+from tests.e2e.visitors import request, tls
+from tests.e2e.world import Client, Relay
+
+PAGE = 2_000  # bytes
+PAUSE = 0.1  # seconds between two visits, so that the machine has time for others
+LEAVE_TIMEOUT = 30.0
+
+
+@dataclass
+class Audience:
+    """What the visitors of one client have seen so far; `context` says whom they trust."""
+
+    relay: Relay
+    client: Client
+    context: ssl.SSLContext
+    failures: list[str] = field(default_factory=list)
+    newcomers: int = 0
+    pages: int = 0  # over the connection that is kept
+    leaves: list[list[str]] = field(default_factory=list)  # serial numbers that each newcomer saw
+    is_downloaded: bool = False
+    leaving: threading.Event = field(default_factory=threading.Event)
+
+    def come(self) -> None:
+        """Visit over a connection of one's own, again and again."""
+        leaves: list[str] = []
+        self.leaves.append(leaves)
+        while not self.leaving.wait(PAUSE):
+            with tls(self.relay, self.client, context=self.context) as sock:
+                leaf = _serial_number(sock)
+                assert request(sock, f"/bytes/{PAGE}").body == pattern(PAGE)
+            if leaf not in leaves[-1:]:
+                leaves.append(leaf)
+            self.newcomers += 1
+
+    def stay(self) -> None:
+        """Ask for one page after the other over the same connection."""
+        with tls(self.relay, self.client, context=self.context) as sock:
+            while not self.leaving.wait(PAUSE):
+                _keep_asking(sock)
+                self.pages += 1
+
+    def download(self, seconds: float) -> None:
+        """Fetch one body that takes so long."""
+        size = int(seconds * SLOW_RATE)
+        with tls(self.relay, self.client, context=self.context) as sock:
+            assert request(sock, f"/slow/{size}").body == pattern(size)
+        self.is_downloaded = True
+
+    def note(self, visit: Callable[[], None]) -> None:
+        """Be a visitor; if it goes wrong, the audience knows."""
+        try:
+            visit()
+        except (OSError, AssertionError, ValueError) as error:
+            self.failures.append(f"{visit}: {error!r}"[:500])
+
+
+def _serial_number(sock: ssl.SSLSocket) -> str:
+    shown = sock.getpeercert()
+    assert shown is not None
+    return str(shown["serialNumber"])
+
+
+def _keep_asking(sock: ssl.SSLSocket) -> None:
+    sock.sendall(f"GET /bytes/{PAGE} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    received = b""
+    while len(received.partition(b"\r\n\r\n")[2]) < PAGE:
+        part = sock.recv(1 << 16)
+        assert part, "a connection that was to be kept has ended"
+        received += part
+    assert received.endswith(pattern(PAGE))
+
+
+@contextmanager
+def audience(
+    relay: Relay, client: Client, context: ssl.SSLContext, seconds: float
+) -> Iterator[Audience]:
+    """Have visitors in threads until the block ends, and a download that takes `seconds`."""
+    made = Audience(relay, client, context)
+    visits = (made.come, made.come, made.stay, lambda: made.download(seconds))
+    threads = [threading.Thread(target=made.note, args=(visit,)) for visit in visits]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        made.leaving.set()
+        for thread in threads:
+            thread.join(LEAVE_TIMEOUT)
