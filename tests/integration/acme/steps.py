@@ -37,7 +37,13 @@ class Answerer:
         self.port: int = self._listener.getsockname()[1]
 
     def show(self, name: str, digest: bytes) -> None:
-        self._contexts[name] = challenge_context(name, digest, datetime.now(UTC))
+        self.present(name, challenge_context(name, digest, datetime.now(UTC)))
+
+    def present(self, name: str, context: ssl.SSLContext) -> None:
+        self._contexts[name] = context
+
+    def forget(self, name: str) -> None:
+        self._contexts.pop(name, None)
 
     def __enter__(self) -> Self:
         self._thread.start()
