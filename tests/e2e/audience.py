@@ -1,14 +1,18 @@
 """Visitors who never stop coming, and some who stay: what any of them missed is kept."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cryptography import x509
+
 from tests.e2e.targets import SLOW_RATE, pattern
 from tests.e2e.visitors import request, tls
 from tests.e2e.world import Client, Relay
+from tunnel.transport.options import ALPN_HTTP2
 
 PAGE = 2_000  # bytes
 PAUSE = 0.1  # seconds between two visits, so that the machine has time for others
@@ -55,12 +59,33 @@ class Audience:
             assert request(sock, f"/slow/{size}").body == pattern(size)
         self.is_downloaded = True
 
+    def check_content(self, certificates: int) -> None:
+        """Fail unless all were served, by at least so many certificates, one after another."""
+        assert not self.failures
+        assert self.is_downloaded
+        assert min(self.newcomers, self.pages) > certificates
+        for leaves in self.leaves:
+            assert len(leaves) >= certificates
+            assert len(leaves) == len(set(leaves)), "an old certificate came back"
+
     def note(self, visit: Callable[[], None]) -> None:
         """Be a visitor; if it goes wrong, the audience knows."""
         try:
             visit()
         except (OSError, AssertionError, ValueError) as error:
             self.failures.append(f"{visit}: {error!r}"[:500])
+
+
+def dial(relay: Relay, trust: ssl.SSLContext, name: str) -> x509.Certificate:
+    """Return the certificate that a client is shown which trusts the relay by its name."""
+    trust.set_alpn_protocols([ALPN_HTTP2])
+    with (
+        socket.create_connection(("127.0.0.1", relay.agents_port), 15) as plain,
+        trust.wrap_socket(plain, server_hostname=name) as sock,
+    ):
+        shown = sock.getpeercert(binary_form=True)
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown)
 
 
 def _serial_number(sock: ssl.SSLSocket) -> str:

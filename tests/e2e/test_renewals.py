@@ -1,7 +1,6 @@
 """Certificates that are renewed again and again while visitors and clients come and stay."""
 
 import re
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -11,14 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cryptography import x509
 
-from tests.e2e.audience import Audience, audience
+from tests.e2e.audience import audience, dial
 from tests.e2e.authorities import Realm, new_realm
 from tests.e2e.visitors import tls
 from tests.e2e.world import SUFFIX, TRANSPORTS, Client, Process, Relay, World
 from tunnel.tls.slots import pin_of_certificate
-from tunnel.transport.options import ALPN_HTTP2
 
 RELAY_NAME = "relay.test"
 ISSUED = re.compile(r"certificate issued .*not_after=(\S+)")
@@ -74,16 +71,6 @@ def end_shown(sock: ssl.SSLSocket) -> float:
     return float(ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
-def was_content(seen: Audience, certificates: int) -> None:
-    """Fail unless all visitors were served, by at least so many certificates, one after another."""
-    assert not seen.failures
-    assert seen.is_downloaded
-    assert min(seen.newcomers, seen.pages) > certificates
-    for leaves in seen.leaves:
-        assert len(leaves) >= certificates
-        assert len(leaves) == len(set(leaves)), "an old certificate came back"
-
-
 @pytest.mark.parametrize("course", [TWICE, FIVE_TIMES])
 def test_visitors_notice_nothing_of_a_clients_renewals(
     realm: Realm, course: Course, target: str
@@ -106,19 +93,7 @@ def test_visitors_notice_nothing_of_a_clients_renewals(
                     assert end_shown(sock) == end
         assert not any(each.is_downloaded for each in seen), "the download was too short"
     for each in seen:
-        was_content(each, 1 + course.renewals)
-
-
-def dial(relay: Relay, trust: ssl.SSLContext) -> x509.Certificate:
-    """Return the certificate that a client is shown which trusts the relay by its name."""
-    trust.set_alpn_protocols([ALPN_HTTP2])
-    with (
-        socket.create_connection(("127.0.0.1", relay.agents_port), 15) as plain,
-        trust.wrap_socket(plain, server_hostname=RELAY_NAME) as sock,
-    ):
-        shown = sock.getpeercert(binary_form=True)
-    assert shown is not None
-    return x509.load_der_x509_certificate(shown)
+        each.check_content(1 + course.renewals)
 
 
 def dialled(realm: Realm, relay: Relay, target: str, transport: str) -> Process:
@@ -154,14 +129,14 @@ def test_clients_live_on_while_their_relay_renews(
         ]
         for renewal in range(1, course.renewals + 1):
             end = issued(relay.process, 1 + renewal, course.validity)
-            leaf = dial(relay, realm.trust())
+            leaf = dial(relay, realm.trust(), RELAY_NAME)
             assert leaf.not_valid_after_utc.timestamp() == end
             assert f"sha256:{pin_of_certificate(leaf).hex()}" == pin
         for transport in TRANSPORTS:
             dialled(realm, relay, target, transport).wait_for(f"connected .*transport={transport}")
         assert not any(each.is_downloaded for each in seen), "the download was too short"
     for client, each in zip(clients, seen, strict=True):
-        was_content(each, 1)  # of their own, which nobody has renewed
+        each.check_content(1)  # of their own, which nobody has renewed
         assert "disconnected" not in client.process.logged()
 
 
@@ -177,10 +152,10 @@ def test_a_renewal_with_a_new_key_changes_the_pin(
 ) -> None:
     relay = realm.relay(extra=own(realm, "keep_key = false"))
     issued(relay.process, 1, 20)
-    first = dial(relay, realm.trust())
+    first = dial(relay, realm.trust(), RELAY_NAME)
     connected = dialled(realm, relay, target, "quic")
     connected.wait_for("connected .*transport=quic")
     issued(relay.process, 2, course.validity)
-    assert pin_of_certificate(dial(relay, realm.trust())) != pin_of_certificate(first)
+    assert pin_of_certificate(dial(relay, realm.trust(), RELAY_NAME)) != pin_of_certificate(first)
     dialled(realm, relay, target, "h2").wait_for("connected .*transport=h2")
     assert "disconnected" not in connected.logged()
