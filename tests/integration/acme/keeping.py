@@ -66,6 +66,7 @@ class Showing:
     goes_on: asyncio.Event = field(default_factory=asyncio.Event)  # who opens waits for it
     refusal: OrderPostponed | None = None
     shows_nothing: bool = False
+    hidden: frozenset[str] = frozenset()  # names of which nothing is shown
     keeps_showing: bool = False  # also when it is left
     on_open: Callable[[], None] = lambda: None
     opened_for: list[tuple[str, bool]] = field(default_factory=list)  # names, and "renewal"
@@ -89,7 +90,7 @@ class Showing:
         try:
             self.on_open()
             await self.goes_on.wait()
-            if not self.shows_nothing:
+            if not self.shows_nothing and name not in self.hidden:
                 self.answerer.present(name, context)
             yield
         finally:
