@@ -1,17 +1,21 @@
 """Where endpoints' certificates come from while the client runs: an authority, or watched files."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from tunnel.acme.challenge import ChallengePath
 from tunnel.acme.issuance import Issuer, Wanted
 from tunnel.client import events
 from tunnel.client.endpoints import Endpoint
+from tunnel.log import get_log
 from tunnel.runtime.supervision import Work
 from tunnel.runtime.watching import watch
 from tunnel.settings.values import ClientSettings
 from tunnel.tls.slots import Certificate
 from tunnel.tls.watching import WatchedFiles
+
+log = get_log(__name__)
 
 
 class Certificates:
@@ -51,6 +55,7 @@ class Certificates:
             cached = self._issuer.cached([name], seed)
             if cached is not None:
                 _install(endpoints, name, cached)
+            _tell_states(endpoints, name)
         for endpoint, files in self._files:
             _install_everywhere(endpoint, files.load())
 
@@ -77,7 +82,9 @@ class Certificates:
 
     def _issued(self, name: str, certificate: Certificate) -> None:
         endpoints = self._ordered[name]
+        first = [endpoint for endpoint in endpoints if endpoint.certificate(name) is None]
         _install(endpoints, name, certificate)
+        _tell_states(first, name)
         pem, not_after = certificate.chain_pem.decode(), certificate.not_after
         for endpoint in endpoints:
             self._emit(events.CertificateIssued(endpoint.name, name, pem, not_after))
@@ -90,6 +97,14 @@ class Certificates:
 def _install(endpoints: Iterable[Endpoint], name: str, certificate: Certificate) -> None:
     for endpoint in endpoints:
         endpoint.install(name, certificate)
+
+
+def _tell_states(endpoints: Iterable[Endpoint], name: str) -> None:
+    """Say what visitors of a name meet from now on."""
+    now = datetime.now(UTC)
+    for endpoint in endpoints:
+        state = endpoint.certificate_state(name, now)
+        log.info("endpoint state", endpoint=endpoint.name, name=name, certificate=state)
 
 
 def _install_everywhere(endpoint: Endpoint, certificate: Certificate) -> None:
