@@ -35,11 +35,17 @@ def reset_key(directory: Path) -> bytes:
     """
     path = directory / "reset.key"
     try:
-        with suppress(FileExistsError):
-            create_private(path, secrets.token_bytes(_RESET_KEY_BYTES))
-        key = read_private(path)
+        key = _kept_or_made(path)
     except OSError as fault:
         raise NotWritable([f"{path}: cannot be made: {fault.strerror}"]) from fault
     if len(key) != _RESET_KEY_BYTES:
         raise SettingsError([f"{path}: expected {_RESET_KEY_BYTES} bytes, it has {len(key)}"])
     return key
+
+
+def _kept_or_made(path: Path) -> bytes:
+    with suppress(FileNotFoundError):  # what is there needs no place on the disk
+        return read_private(path)
+    with suppress(FileExistsError):  # another process was first: its key is the one
+        create_private(path, secrets.token_bytes(_RESET_KEY_BYTES))
+    return read_private(path)
