@@ -55,7 +55,6 @@ def test_from_nothing_to_a_page_for_whom_trusts_the_authority_alone(
     client.process.wait_for(ISSUED)
     client.process.wait_for(f"connected .*transport={transport}")
     assert fetch(realm, relay, client) == "hello through the tunnel\n"
-    assert "pin" not in client.settings.read_text()
 
 
 def test_each_name_has_a_certificate_of_its_own(realm: Realm, target: str) -> None:
