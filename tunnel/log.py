@@ -56,6 +56,12 @@ def get_log(name: str) -> Log:
     return Log(logging.getLogger(name))
 
 
+def fields_of(record: logging.LogRecord) -> dict[str, object]:
+    """Return the fields beside a record's message; none if another library wrote it."""
+    fields = getattr(record, "fields", None)
+    return fields if isinstance(fields, dict) else {}
+
+
 def clipped(text: str) -> str:
     """Return at most 128 characters of a peer's string; the formatters quote what needs it."""
     return text[:PEER_TEXT_LIMIT]

@@ -1,19 +1,18 @@
-"""Log lines on stderr: text on a terminal and elsewhere, JSON on request."""
+"""What log lines look like: entries where stderr is the journal, else text; JSON on request."""
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
+from tunnel.log import fields_of
+from tunnel.runtime.journald import SOCKET, JournalHandler, leads_to_journal
 from tunnel.settings.values import LogSettings
 
 _QUIET_LIBRARIES = ("asyncio", "hpack", "quic")
-
-
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, dict) else {}
 
 
 def _stamp(record: logging.LogRecord) -> str:
@@ -27,16 +26,14 @@ def _value(value: object) -> str:
     return text if text and plain else json.dumps(text)
 
 
-class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z INFO relay.agents registered name=a.example transport=h2`."""
+class LineFormatter(logging.Formatter):
+    """`relay.agents registered name=a.example transport=h2`: for who knows time and level."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, and the traceback below it if there is one."""
-        fields = dict(_fields(record))
+        fields = dict(fields_of(record))
         stanza = fields.pop("stanza", None)  # text to paste: shown as it is, below the line
         parts = [
-            _stamp(record),
-            record.levelname,
             record.name.removeprefix("tunnel."),
             record.getMessage(),
             *(f"{key}={_value(value)}" for key, value in fields.items()),
@@ -47,6 +44,14 @@ class TextFormatter(logging.Formatter):
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
         return "\n".join(lines)
+
+
+class TextFormatter(LineFormatter):
+    """`2026-01-31T12:00:00.000Z INFO relay.agents registered name=a.example transport=h2`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line with its time and level."""
+        return f"{_stamp(record)} {record.levelname} {super().format(record)}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,7 +65,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        row |= {key: _plain(value) for key, value in _fields(record).items() if key not in row}
+        row |= {key: _plain(value) for key, value in fields_of(record).items() if key not in row}
         if record.exc_info:
             row["traceback"] = self.formatException(record.exc_info)
         return json.dumps(row)
@@ -70,11 +75,35 @@ def _plain(value: object) -> object:
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 
-def set_up_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Send every record of this process to `stream` (stderr), formatted as the settings say."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+_FORMATTERS = {"text": TextFormatter, "json": JsonFormatter, "journald": LineFormatter}
+
+
+def set_up_logs(
+    settings: LogSettings,
+    stream: TextIO | None = None,
+    *,
+    identifier: str = "tunnel",
+    environment: Mapping[str, str] = os.environ,
+    journal: str = SOCKET,
+) -> None:
+    """Send every record of this process to `stream` (stderr), formatted as the settings say.
+
+    In the journal, whose socket is at `journal`, they stand under `identifier`.
+    """
+    output = stream or sys.stderr
+    form = settings.format
+    if form == "auto":
+        form = "journald" if leads_to_journal(output, environment, journal) else "text"
+    handler = (
+        JournalHandler(identifier, output, journal)
+        if form == "journald"
+        else logging.StreamHandler(output)
+    )
+    handler.setFormatter(_FORMATTERS[form]())
     root = logging.getLogger()
+    for replaced in root.handlers:
+        if isinstance(replaced, JournalHandler):
+            replaced.close()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
     for name in _QUIET_LIBRARIES:

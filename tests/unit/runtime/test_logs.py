@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,8 @@ def _root() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -79,3 +84,58 @@ def test_a_peers_escapes_reach_no_terminal() -> None:
     set_up_logs(LogSettings(format="text"), output)
     get_log("tunnel").warning("came", software="\x1b[31mred")
     assert "\x1b" not in output.getvalue()
+
+
+def written(path: Path, form: str, environment: dict[str, str], journal: str) -> str:
+    """Return what reaches `path`, as stderr, of one warning."""
+    with path.open("w") as stderr:
+        set_up_logs(
+            LogSettings(format=form),
+            stderr,
+            identifier="tunnel-client",
+            environment=environment,
+            journal=journal,
+        )
+        get_log("tunnel.client").warning("came", name="a b")
+    return path.read_text()
+
+
+def test_journald_is_spoken_where_stderr_is_the_journal(tmp_path: Path) -> None:
+    stderr = tmp_path / "stderr"
+    stderr.touch()
+    status = stderr.stat()
+    given = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(f"{tmp_path}/socket")
+        assert not written(stderr, "auto", given, f"{tmp_path}/socket")
+        entry = journal.recv(1 << 16).splitlines()
+    assert {b'MESSAGE=client came name="a b"', b"SYSLOG_IDENTIFIER=tunnel-client"} < set(entry)
+
+
+@pytest.mark.parametrize("form", ["auto", "text", "json"])
+def test_elsewhere_it_is_not(form: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(f"{tmp_path}/socket")
+        line = written(tmp_path / "stderr", form, {"JOURNAL_STREAM": "1:1"}, f"{tmp_path}/socket")
+    assert line.startswith("{" if form == "json" else "20")
+
+
+def test_journald_has_priorities_where_there_is_no_journal(tmp_path: Path) -> None:
+    line = written(tmp_path / "stderr", "journald", {}, f"{tmp_path}/none")
+    assert line == '<4>client came name="a b"\n'
+
+
+def test_the_format_that_is_asked_for_is_the_one_in_the_journal_too(tmp_path: Path) -> None:
+    stderr = tmp_path / "stderr"
+    stderr.touch()
+    given = {"JOURNAL_STREAM": f"{stderr.stat().st_dev}:{stderr.stat().st_ino}"}
+    assert json.loads(written(stderr, "json", given, f"{tmp_path}/none"))["name"] == "a b"
+
+
+def test_who_is_replaced_keeps_no_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(f"{tmp_path}/socket")
+        written(tmp_path / "stderr", "journald", {}, f"{tmp_path}/socket")
+        before = len(os.listdir("/proc/self/fd"))
+        written(tmp_path / "stderr", "text", {}, f"{tmp_path}/socket")
+        assert len(os.listdir("/proc/self/fd")) == before - 1
