@@ -4,13 +4,16 @@ import os
 import re
 import shlex
 import signal
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import ROOT, Process
+from tests.e2e.world import ROOT, Process, free_port
+from tests.pebble import pebble
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
@@ -99,6 +102,7 @@ def daemons(folder: Path) -> Iterator[Daemons]:
 
 SERVED_BY_CI = ("./scripts/check", "./scripts/test", "./scripts/test-system")
 DEMO = "./scripts/demo"
+DEMO_ACME = "./scripts/demo --acme"
 SCRIPTS: dict[str, list[str]] = {
     "./scripts/build": [],
     "./scripts/bench": ["--rounds", "1", "--idle", "3"],
@@ -122,6 +126,17 @@ def test_the_demo_shows_a_page_over_both_transports() -> None:
         assert re.search(what, said), f"{what!r} is not in:\n{said}"
 
 
+def test_the_demo_shows_certificates_from_an_authority() -> None:
+    said = run(DEMO_ACME, ROOT)
+    pins = re.findall(r"relay's pin, .*(sha256:[0-9a-f]{64})", said)
+    assert len(pins) == 2
+    assert len(set(pins)) == 1
+    issued = re.findall(r"(relay|client)'s certificate: issued by CN=Pebble .* to \d{4}-", said)
+    assert issued == ["relay", "client", "client"]
+    for transport in ("quic", "h2"):
+        assert re.search(rf"over {transport}, certificate verified: .*Hello", said)
+
+
 @pytest.mark.parametrize("script", SERVED_BY_CI)
 def test_a_script_is_run_by_ci(script: str) -> None:
     assert script.removeprefix("./") in (ROOT / ".ci/run").read_text().splitlines()
@@ -135,6 +150,11 @@ CLIENT_QUICK = (
     "client.pyz --server relay.example.org --domain-suffix t.example.org "
     "--pin sha256:… --local 3000"
 )
+RELAY_ACME = (
+    "relay.pyz --domain-suffix t.example.org --open --pub-port 443 "
+    "--acme-domain relay.example.org --acme-email you@example.org"
+)
+CLIENT_ACME = f"{CLIENT_QUICK} --acme-email you@example.org"
 CLIENT_INIT = "client.pyz init client.toml"
 CLIENT_RUN = "client.pyz -c client.toml"
 CLIENT_ID = "client.pyz id -c client.toml"
@@ -151,9 +171,32 @@ def test_a_relay_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
 
 def test_a_relay_and_a_client_without_a_file(daemons: Daemons) -> None:
     pin = daemons.start(RELAY_QUICK, PIN)
-    line = CLIENT_QUICK.replace("relay.example.org", "127.0.0.1").replace("--pin sha256:…", pin)
+    line = to_this_machine(CLIENT_QUICK, pin)
     assert daemons.start(line, r"URL: \S+").endswith(".t.example.org:8443")
     daemons.stop()
+
+
+def to_this_machine(command: str, pin: str) -> str:
+    """Return a client's command for a relay on this machine, which has that pin."""
+    return command.replace("relay.example.org", "127.0.0.1").replace("--pin sha256:…", pin)
+
+
+def test_a_relay_and_a_client_with_certificates_from_an_authority(
+    folder: Path, daemons: Daemons
+) -> None:
+    port = free_port()  # in the place of 443, which others may have
+    with pebble(folder / "authority", tls_port=port) as authority:
+        private = f" --acme-directory {authority.directory_url} --acme-ca {authority.root_file}"
+        relay = RELAY_ACME.replace("--pub-port 443", f"--pub-port {port}") + private
+        pin = daemons.start(relay, PIN)
+        daemons.running[-1].wait_for(r"certificate issued .*names=relay\.example\.org")
+        daemons.start(to_this_machine(CLIENT_ACME, pin) + private, r"certificate issued ")
+        url = daemons.running[-1].wait_for(rf"URL: https://(\S+):{port}")
+        trusted = ssl.create_default_context(cadata=authority.issuing_roots())
+        plain = socket.create_connection(("127.0.0.1", port), timeout=10)
+        with plain, trusted.wrap_socket(plain, server_hostname=url[1]) as visitor:
+            assert visitor.version() == "TLSv1.3"
+        daemons.stop()
 
 
 def test_a_client_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
@@ -177,6 +220,7 @@ def test_nothing_is_shown_that_is_not_run() -> None:
         *SCRIPTS,
         *SERVED_BY_CI,
         *(RELAY_INIT, RELAY_CHECK, RELAY_RUN, RELAY_QUICK),
-        *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, DEMO, STAY),
+        *(RELAY_ACME, CLIENT_ACME),
+        *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, DEMO, DEMO_ACME, STAY),
     )
     assert sorted(shown()) == sorted(str(each) for each in known)
