@@ -224,12 +224,14 @@ class Issuer:
             except OrderGone as error:
                 self._place_anew(kept, error)
             except (OrderPostponed, SettingsError) as error:
+                now = self._now()
                 after = error.retry_after if isinstance(error, OrderPostponed) else None
-                kept.record = kept.record.postponed(_line(error), self._now(), after)
-                self._tell_failure(kept, wanted, "certificate not ordered")
+                kept.record = kept.record.postponed(_line(error), now, after)
+                self._tell_failure(kept, wanted, "certificate not ordered", now)
             except IssueFailed as error:
-                kept.record = kept.record.failed(_line(error), self._now(), error.retry_after)
-                self._tell_failure(kept, wanted, "certificate not issued")
+                now = self._now()
+                kept.record = kept.record.failed(_line(error), now, error.retry_after)
+                self._tell_failure(kept, wanted, "certificate not issued", now)
             else:
                 self._take(kept, wanted, certificate)
 
@@ -254,10 +256,9 @@ class Issuer:
         )
         self._save(kept)
 
-    def _tell_failure(self, kept: _Kept, wanted: Wanted, event: str) -> None:
-        record, now = kept.record, self._now()
-        retry_in = max(0.0, (record.may_order_at(now) - now).total_seconds())
-        cause = record.last_error or ""
+    def _tell_failure(self, kept: _Kept, wanted: Wanted, event: str, now: datetime) -> None:
+        retry_in = (kept.record.may_order_at(now) - now).total_seconds()
+        cause = kept.record.last_error or ""
         kept.log.warning(event, cause=cause, retry_in=round(retry_in, 1))
         self._remember(kept)
         wanted.failed(cause, retry_in)
