@@ -138,8 +138,9 @@ LOG = Section(
         ),
         Key(
             "format",
-            choice("auto", "text", "json", not_built={"journald": "journald's native protocol"}),
-            'how a line looks (`--log-format`; later also `"journald"`)',
+            choice("auto", "text", "json", "journald"),
+            "how a line looks (`--log-format`; `auto`: `journald` where standard error is the "
+            "journal, else `text`)",
             "auto",
         ),
     ),

@@ -39,7 +39,7 @@ class LogSettings:
     """Where the threshold is and how a line looks."""
 
     level: str = "info"  # debug | info | warning | error
-    format: str = "auto"  # auto | text | json
+    format: str = "auto"  # auto | text | json | journald
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,7 @@ def test_what_a_flag_overrides_is_no_fault_of_the_file(folder: Path, flag: str, 
         ([], LogSettings("error", "text")),
         (["-v"], LogSettings("debug", "text")),
         (["-q", "--log-format", "json"], LogSettings("warning", "json")),
+        (["--log-format", "journald"], LogSettings("error", "journald")),
     ],
 )
 def test_log_flags_override_the_file(folder: Path, flags: list[str], expected: LogSettings) -> None:
@@ -211,8 +212,7 @@ USAGE = [
     ("client", "id --primary-key a --primary-key b", "argument --primary-key: may be given only"),
     ("relay", "--tls-cert c.pem", "c.pem does not exist"),
     ("relay", "--allow sha256:1", "--allow: clients.allowed-1.fingerprint"),
-    ("relay", "--log-format xml", "'xml' is none of auto, text, json"),
-    ("relay", "--log-format journald", "not built yet: journald's native protocol"),
+    ("relay", "--log-format xml", "'xml' is none of auto, text, json, journald"),
     ("relay", "-c relay.toml --open", "--open does not go with -c"),
     ("relay", "-c relay.toml --pub-port 1", "--pub-port does not go with -c"),
     ("relay", "--as relay.toml", "go with -c and --check"),

@@ -80,7 +80,6 @@ APPENDED = [
         '[quic]\ncongestion = "vegas"',
         '9: quic.congestion: "vegas" is not known here (expected one of "cubic", "reno")',
     ),
-    ('[log]\nformat = "journald"', "9: log.format: not built yet: journald's native protocol"),
     ('[acme]\nemail = "a@example.org"', f"8: acme: {NO_ORDER}"),
     (
         '[admin]\nmetrics = "127.0.0.1:1"',
