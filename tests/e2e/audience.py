@@ -108,14 +108,15 @@ def _keep_asking(sock: ssl.SSLSocket) -> None:
 def audience(
     relay: Relay, client: Client, context: ssl.SSLContext, seconds: float
 ) -> Iterator[Audience]:
-    """Have visitors in threads until the block ends, and a download that takes `seconds`."""
+    """Have visitors in threads until the block and a download, which takes `seconds`, end."""
     made = Audience(relay, client, context)
-    visits = (made.come, made.come, made.stay, lambda: made.download(seconds))
+    visits = (lambda: made.download(seconds), made.come, made.come, made.stay)
     threads = [threading.Thread(target=made.note, args=(visit,)) for visit in visits]
     for thread in threads:
         thread.start()
     try:
         yield made
+        threads[0].join(LEAVE_TIMEOUT)
     finally:
         made.leaving.set()
         for thread in threads:
