@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.acme_front import NEW_ORDER_PATH, Front
-from tests.integration.acme.steps import Answerer
+from tests.integration.acme.steps import Answerer, settings_for
 from tunnel.acme.directories import directory_of
 from tunnel.acme.issuance import Issuer, Standing, Wanted
 from tunnel.acme.store import Store
@@ -179,6 +179,11 @@ class Keeper:
             yield
             keeping.cancel()
         self.clock.run()
+
+
+def keeper(front: Front, folder: Path, answerer: Answerer, clock: Clock | None = None) -> Keeper:
+    """Return a process that orders at a front, whose proofs are shown by `answerer`."""
+    return Keeper(settings_for(front), folder, Showing(answerer), clock)
 
 
 def orders_at(front: Front) -> int:

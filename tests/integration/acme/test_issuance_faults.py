@@ -195,7 +195,14 @@ MOODS = {
 
 
 @pytest.mark.parametrize("mood", MOODS)
-@pytest.mark.parametrize("path", [DIRECTORY_PATH, NEW_ORDER_PATH, FINALIZE_PATH])
+@pytest.mark.parametrize(
+    "path",
+    [
+        NEW_ORDER_PATH,
+        pytest.param(DIRECTORY_PATH, marks=pytest.mark.slow),
+        pytest.param(FINALIZE_PATH, marks=pytest.mark.slow),
+    ],
+)
 def test_a_mood_is_told_once_and_passes(
     mood: str,
     path: str,
@@ -282,6 +289,7 @@ def test_one_name_without_a_proof_is_named(
     run(body())
 
 
+@pytest.mark.slow
 def test_never_more_than_five_orders_of_a_name_fail_in_an_hour(
     kept: Keeper, front: Front, tmp_path: Path, answerer: Answerer, run: Run
 ) -> None:

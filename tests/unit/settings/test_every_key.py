@@ -30,20 +30,19 @@ SHARED_TESTS = {
     "log.format": f"{FLOW}::test_format_is_how_a_line_looks",
 }
 
-AUTHORITY = "integration/acme/test_authority.py"
+ACME_KEYS = "integration/acme/test_keys.py"
+BINDING = "integration/acme/test_accounts.py::test_an_account_is_bound_to_an_external_one"
 ACME_TESTS = {
-    "acme.directory": f"{AUTHORITY}::test_directory_is_who_is_asked",
-    "acme.email": f"{AUTHORITY}::test_email_is_where_the_authority_writes_to",
-    "acme.ca": f"{AUTHORITY}::test_ca_is_who_vouches_for_the_directory",
-    "acme.account_file": f"{AUTHORITY}::test_account_file_is_where_the_account_is_kept",
+    "acme.directory": f"{ACME_KEYS}::test_directory_is_who_is_asked",
+    "acme.email": f"{ACME_KEYS}::test_email_is_where_the_authority_writes_to",
+    "acme.ca": f"{ACME_KEYS}::test_ca_is_who_vouches_for_the_directory",
+    "acme.account_file": f"{ACME_KEYS}::test_account_file_is_where_the_account_is_kept",
     "acme.renew_before": (
         "unit/acme/test_schedule.py::test_the_operators_margin_overrides_the_window"
     ),
-    "acme.preflight": (
-        "integration/acme/test_preflight.py::test_preflight_says_whether_names_are_looked_up"
-    ),
-    "acme.eab.kid": f"{AUTHORITY}::test_a_binding_opens_an_account_where_one_is_required",
-    "acme.eab.key_file": f"{AUTHORITY}::test_a_binding_opens_an_account_where_one_is_required",
+    "acme.preflight": f"{ACME_KEYS}::test_preflight_says_whether_names_are_looked_up",
+    "acme.eab.kid": BINDING,
+    "acme.eab.key_file": BINDING,
 }
 
 RELAY_ORDERS = "integration/acme/test_relay_certificate.py"
@@ -78,7 +77,7 @@ RELAY_TESTS = {
     "suffixes.*.id_bits": f"{WHO}::test_id_bits_are_the_lengths_that_are_taken",
     "suffixes.*.public_port": f"{WHO}::test_public_port_is_told_to_the_client",
     "suffixes.*.certificates_per_week": (
-        "integration/acme/test_budget.py::test_certificates_per_week_are_what_clients_may_order"
+        f"{ACME_KEYS}::test_certificates_per_week_are_what_clients_may_order"
     ),
     "clients.*.enabled": f"{WHO}::test_enabled_clients_are_admitted_and_others_are_revoked",
     "clients.*.fingerprint": f"{WHO}::test_a_client_is_its_fingerprint",
