@@ -4,7 +4,7 @@ Nothing here knows a socket, a certificate or a wire format.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -170,54 +170,105 @@ async def send_last(
                 dropped += len(unread)
 
 
-async def splice(near: Stream, far: Stream, linger_timeout: float | None = None) -> None:
+class Tally:
+    """Bytes that were passed on, `forth` from the near side and `back` to it.
+
+    They are counted in `whole` too, of which this tally is a part.
+    """
+
+    __slots__ = ("_whole", "back", "forth")
+
+    def __init__(self, whole: "Tally | None" = None) -> None:
+        self._whole = whole
+        self.forth = 0
+        self.back = 0
+
+    def __repr__(self) -> str:
+        return f"<Tally {self.forth} forth, {self.back} back>"
+
+    def count_forth(self, size: int) -> None:
+        """Count bytes that the far side was given."""
+        self.forth += size
+        if self._whole is not None:
+            self._whole.count_forth(size)
+
+    def count_back(self, size: int) -> None:
+        """Count bytes that the near side was given."""
+        self.back += size
+        if self._whole is not None:
+            self._whole.count_back(size)
+
+
+async def splice(
+    near: Stream,
+    far: Stream,
+    linger_timeout: float | None = None,
+    tally: Tally | None = None,
+) -> None:
     """Join two streams both ways until both have ended; a cut in either direction cuts both.
 
     After one side has finished, the other has `linger_timeout` seconds without a byte in which
-    to do so (None: for ever). Raises StreamReset if the pair was cut. Both streams are aborted
-    (which is invisible after a clean end) when this returns or raises, also when cancelled.
+    to do so (None: for ever). What is passed on is counted in `tally`. Raises StreamReset if the
+    pair was cut. Both streams are aborted (which is invisible after a clean end) when this returns
+    or raises, also when cancelled.
     """
     try:
         joined = near.join(far)
-        await (_splice_by_copying(near, far, linger_timeout) if joined is None else joined)
+        if joined is None:
+            joined = _splice_by_copying(near, far, linger_timeout, tally or Tally())
+        await joined
     finally:
         near.abort()
         far.abort()
 
 
-async def _splice_by_copying(near: Stream, far: Stream, linger_timeout: float | None) -> None:
+async def _splice_by_copying(
+    near: Stream, far: Stream, linger_timeout: float | None, tally: Tally
+) -> None:
     linger = _Linger((near, far), linger_timeout)
     cuts: list[Code] = []
+    forth = _Way(near, far, tally.count_forth)
+    back = _Way(far, near, tally.count_back)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_copy_one_way(near, far, linger, cuts), name="splice")
-            await _copy_one_way(far, near, linger, cuts)
+            group.create_task(_copy_one_way(forth, linger, cuts), name="splice")
+            await _copy_one_way(back, linger, cuts)
     finally:
         linger.stop()
     if cuts:
         raise StreamReset(cuts[0])
 
 
-async def _copy_one_way(source: Stream, sink: Stream, linger: "_Linger", cuts: list[Code]) -> None:
+class _Way(NamedTuple):
+    """One direction of a pair, and who is told how much went that way."""
+
+    source: Stream
+    sink: Stream
+    tell: Callable[[int], None]
+
+
+async def _copy_one_way(way: _Way, linger: "_Linger", cuts: list[Code]) -> None:
     """Copy, and note a cut instead of raising it: a task group would wrap it in another class.
 
     Its code only: an exception kept in a local would refer to itself through its traceback.
     """
     try:
-        await _copy(source, sink, linger)
+        await _copy(way, linger)
     except StreamReset as reset:
         cuts.append(reset.code)
     else:
         linger.start()
 
 
-async def _copy(source: Stream, sink: Stream, linger: "_Linger") -> None:
+async def _copy(way: _Way, linger: "_Linger") -> None:
+    source, sink, tell = way
     now = asyncio.get_running_loop().time
     try:
         while data := await source.receive():
             linger.moved_at = now()
             await sink.send(data)
             linger.moved_at = now()
+            tell(len(data))
         await sink.finish()
     except StreamReset as reset:
         source.abort(reset.code)

@@ -41,6 +41,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "aioquic": ("tunnel.transport.quic",),
     "cryptography": ("tunnel.tls", "tunnel.acme", "tunnel.transport"),
     "dns": ("tunnel.acme",),
+    "h11": ("tunnel.admin",),
     "h2": ("tunnel.transport.http2",),
     "hpack": ("tunnel.transport.http2",),
     "hyperframe": ("tunnel.transport.http2",),

@@ -7,7 +7,7 @@ network ends `Issuer.keep`.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from pathlib import Path
@@ -75,6 +75,8 @@ class _Kept:
     save_at: datetime | None = None  # the current one could not be written yet
     rest_until: datetime | None = None  # no order before, whatever a clock or a window says
     activity: str = "not begun"
+    is_asked: bool = False  # an operator wants one now
+    nap: asyncio.Timeout | None = None  # ended by whoever asks
 
 
 class _Step(Enum):
@@ -134,6 +136,23 @@ class Issuer:
             kept.record.retry_at,
         )
 
+    def renew(self, names: Sequence[str]) -> datetime:
+        """Have the certificate for exactly these names ordered as soon as that may be; return when.
+
+        What was planned, or was to be waited for after a failure, does not count; the limit of
+        orders that fail in an hour does. `keep` has to run, on this event loop.
+        """
+        kept = self._of(tuple(names))
+        kept.is_asked = True
+        nap, kept.nap = kept.nap, None
+        if nap is not None:
+            nap.reschedule(asyncio.get_running_loop().time())
+        return self._asked_at(kept, self._now())
+
+    @staticmethod
+    def _asked_at(kept: _Kept, now: datetime) -> datetime:
+        return replace(kept.record, retry_at=None).may_order_at(now)
+
     def _of(self, names: tuple[str, ...], seed: Path | None = None) -> _Kept:
         if names not in self._kept:
             now = self._now()
@@ -158,7 +177,7 @@ class Issuer:
             step, at = self._next_step(kept, now)
             if at > now:
                 kept.activity = _rest_activity(kept.current, now)
-                await self._sleep(min((at - now).total_seconds(), NAP_MAX))
+                await self._nap(kept, min((at - now).total_seconds(), NAP_MAX))
                 continue
             match step:
                 case _Step.SAVE:
@@ -168,8 +187,20 @@ class Issuer:
                 case _Step.ORDER:
                     await self._order(kept, wanted)
 
+    async def _nap(self, kept: _Kept, seconds: float) -> None:
+        """Sleep, unless somebody asks for an order meanwhile."""
+        try:
+            async with asyncio.timeout(None) as kept.nap:
+                await self._sleep(seconds)
+        except TimeoutError:
+            kept.log.info("order asked for")
+        finally:
+            kept.nap = None
+
     def _next_step(self, kept: _Kept, now: datetime) -> tuple[_Step, datetime]:
         """Decide what is to be done next, and when."""
+        if kept.is_asked:
+            return _Step.ORDER, self._asked_at(kept, now)
         allowed = max(kept.record.may_order_at(now), _credible(kept.rest_until or now, now))
         steps = [(allowed, _Step.ORDER)]
         if kept.current is not None:
@@ -210,6 +241,7 @@ class Issuer:
 
     async def _order(self, kept: _Kept, wanted: Wanted) -> None:
         """Order once, and note how it went."""
+        kept.is_asked = False
         kept.activity = "waiting for a relay"
         for name in wanted.names:
             await wanted.path.ready(name)

@@ -23,6 +23,7 @@ from tunnel.protocol.messages import (
 )
 from tunnel.protocol.registration import VERSIONS, Claim, RelayRegistration
 from tunnel.relay.admission import Admission, Decision
+from tunnel.relay.counts import Registrations
 from tunnel.relay.farewell import Farewell
 from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
@@ -71,7 +72,8 @@ class Agents:
         self._unregistered_per_address = AddressCounts(half_open * UNREGISTERED_PER_ADDRESS_FACTOR)
         self._unregistered = 0
         self._told = Once()
-        self._is_draining = False
+        self.registrations = Registrations()
+        self.is_draining = False
         self.crowd = Crowd("agent")
         self._farewell = Farewell(self.crowd, settings.drain_timeout)
 
@@ -99,6 +101,11 @@ class Agents:
             sock.close()
             raise
         await self.serve(connection)
+
+    @property
+    def unregistered(self) -> int:
+        """How many connections are registering now."""
+        return self._unregistered
 
     @contextmanager
     def _registering(self, peer: Address) -> Iterator[None]:
@@ -138,6 +145,7 @@ class Agents:
         """Return the new link, or None once a client that got none was told why."""
         registration = self._registration(connection)
         channel: RelayChannel | None = None
+        claim: Claim | None = None
         try:
             async with asyncio.timeout(self._settings.timeouts.register):
                 stream = await connection.open_stream()
@@ -147,6 +155,8 @@ class Agents:
                 return await self._welcome(connection, channel, claim)
         except (TimeoutError, Refused, RemoteProtocolError) as error:
             refusal = _as_refusal(error)
+            proved = claim.fingerprint if claim is not None else None
+            self.registrations.refuse(connection.peer, proved, refusal)
             is_news = self._told.is_new((address_key(connection.peer.host), refusal.code))
             tell = bound.warning if is_news else bound.debug
             tell("refused a client", code=refusal.code.word, cause=refusal.message)
@@ -175,7 +185,7 @@ class Agents:
 
     async def _welcome(self, connection: Connection, channel: RelayChannel, claim: Claim) -> Link:
         decision = await self._admission.decide(claim, connection.peer)
-        if self._is_draining:
+        if self.is_draining:
             raise Refused(Code.DRAINING, "the relay is going away", RETRY_AFTER_DRAIN)
         is_replica = REPLICA in claim.features
         claimant = Claimant(claim.fingerprint, claim.instance, is_replica, connection, channel)
@@ -268,7 +278,7 @@ class Agents:
 
     def drain(self) -> None:
         """Ask every client to leave, and let nobody register any more."""
-        self._is_draining = True
+        self.is_draining = True
         self._farewell.drain(self._registry.drain(), RETRY_AFTER_DRAIN)
 
     async def part_from_all(self) -> None:

@@ -66,6 +66,15 @@ class _Known:
     renewals: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How many new certificates were ordered under a registered domain in 7 days, of how many."""
+
+    domain: str
+    orders: int
+    limit: int
+
+
 class Budget:
     """The orders of late. Moments are kept as whole seconds since 1970.
 
@@ -110,6 +119,21 @@ class Budget:
         known.ordered_at = moment
         _remember(self._names, name, known, self._names_kept)
         return True
+
+    def use_of(self, name: str, now: datetime) -> Use:
+        """Return what is used up of the budget that new names like this one share."""
+        domain = self._domains.of(name)
+        moment = int(now.timestamp())
+        return self._use(domain, self._new.get(domain, []), moment)
+
+    def uses(self, now: datetime) -> list[Use]:
+        """Return every budget of which anything is used up, by domain."""
+        moment = int(now.timestamp())
+        uses = (self._use(domain, orders, moment) for domain, orders in self._new.items())
+        return sorted((use for use in uses if use.orders), key=lambda use: use.domain)
+
+    def _use(self, domain: str, orders: Iterable[int], moment: int) -> Use:
+        return Use(domain, len(_of_this_week(orders, moment)), self._domains.limit(domain))
 
     def snapshot(self, now: datetime) -> Members:
         """Return what is worth keeping, as a JSON object, and forget the rest."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunnel.errors import Refused, SettingsError
 from tunnel.log import get_log
-from tunnel.relay.budget import Budget, RegisteredDomains
+from tunnel.relay.budget import Budget, RegisteredDomains, Use
 from tunnel.relay.once import Once
 from tunnel.settings.values import RelaySettings
 from tunnel.tls.files import write_private
@@ -54,6 +54,14 @@ class BudgetFile:
             raise
         if is_counted:
             self._write_soon()
+
+    def use_of(self, name: str) -> Use:
+        """Return what is used up now of the budget that new names like this one share."""
+        return self._budget.use_of(name, self._now())
+
+    def uses(self) -> list[Use]:
+        """Return every budget of which anything is used up now."""
+        return self._budget.uses(self._now())
 
     def close(self) -> None:
         """Write what was not written yet."""

@@ -6,7 +6,7 @@ the same key, so that a pin holds from the first start on.
 
 from datetime import UTC, datetime
 
-from tunnel.acme.issuance import Issuer, Wanted
+from tunnel.acme.issuance import Issuer, Standing, Wanted
 from tunnel.errors import NotWritable
 from tunnel.log import get_log
 from tunnel.relay.validation import OwnValidations
@@ -31,6 +31,7 @@ class OwnCertificate:
     def __init__(self, settings: RelaySettings, validations: OwnValidations) -> None:
         self._settings = settings
         self._validations = validations
+        self._issuer: Issuer | None = None
         self.upkeep: Work | None = None
         self.slot = CertificateSlot(self._first(settings.certificate))
 
@@ -44,13 +45,29 @@ class OwnCertificate:
         return self._self_signed((SELF_SIGNED_NAME,))  # nobody checks it: clients trust the pin
 
     def _ordered(self, wanted: RelayCertificate) -> Certificate:
-        issuer = Issuer(self._settings.acme, self._settings.state_dir)
+        issuer = self._issuer = Issuer(self._settings.acme, self._settings.state_dir)
         cached = issuer.cached(wanted.names)
         first = cached or self._self_signed(wanted.names)
         key = first.key if wanted.keep_key else None
         order = Wanted(wanted.names, self._validations, self._swap, _failed, key)
         self.upkeep = lambda: issuer.keep(order)
         return first
+
+    def standing(self) -> Standing:
+        """Return how the certificate stands, whoever it comes from."""
+        wanted = self._settings.certificate
+        if self._issuer is not None:
+            return self._issuer.standing(wanted.names)
+        return Standing("valid", self.slot.current.not_after)
+
+    def renew(self) -> datetime | None:
+        """Have it ordered now, or as soon as that may be, which is returned.
+
+        None where it comes from nobody that could be asked.
+        """
+        if self._issuer is None:
+            return None
+        return self._issuer.renew(self._settings.certificate.names)
 
     def _self_signed(self, names: tuple[str, ...]) -> Certificate:
         directory = self._settings.state_dir

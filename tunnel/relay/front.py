@@ -5,11 +5,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import count
 
-from tunnel.errors import ConnectionLost, Refused, RemoteProtocolError, StreamReset
+from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError, StreamReset
 from tunnel.log import get_log
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
 from tunnel.protocol.messages import StreamHeader, StreamKind, leading_alpn
 from tunnel.relay.arrivals import Guest, receive_guest
+from tunnel.relay.counts import Visits
 from tunnel.relay.limits import AddressCounts
 from tunnel.relay.refusal import alert_for, turn_away
 from tunnel.relay.routing import Routing
@@ -20,6 +21,9 @@ from tunnel.stream import Address, Stream
 from tunnel.transport.tcp import TcpListener, wrap
 
 log = get_log(__name__)
+
+HELLO = "hello"  # the reason of those whose ClientHello was none, or named nobody
+LOST = "lost"  # of those who went before it was whole
 
 _KINDS = {Arrival.VISITOR: StreamKind.VISITOR, Arrival.VALIDATION: StreamKind.CHALLENGE}
 
@@ -40,6 +44,7 @@ class Front:
         self._own = own
         self._per_address = AddressCounts(settings.limits.visitors_per_address)
         self._numbers = count(1)
+        self.visits = Visits()
         self.crowd = Crowd("visitor")
 
     async def accept_from(self, listener: TcpListener, settings: ListenerSettings) -> None:
@@ -63,16 +68,23 @@ class Front:
                 hello = peeker.consume(guest.hello.size)
             except HelloRefused as refusal:
                 log.debug("refused a visitor", cause=refusal)
+                self.visits.turned_away[HELLO] += 1
                 await turn_away(await wrap(sock), refusal.answer)
                 return
             except (OSError, ConnectionLost, RemoteProtocolError, Refused) as error:
                 log.debug("no visitor came of a connection", cause=error)
+                self.visits.turned_away[_word(error)] += 1
                 sock.close()
                 return
             except BaseException:
                 sock.close()
                 raise
-            await self._forward(await wrap(sock), hello, guest, listener)
+            visitor = await wrap(sock)
+            if guest.kind is Arrival.VALIDATION:
+                await self._forward(visitor, hello, guest, listener)
+            else:
+                with self.visits.visit():
+                    await self._forward(visitor, hello, guest, listener)
 
     async def _forward(
         self, visitor: Stream, hello: bytes, guest: Guest, listener: ListenerSettings
@@ -81,13 +93,16 @@ class Front:
         name = guest.hello.required_name
         try:
             if listener.kind == "agents":
+                self.visits.turned_away[Code.NOT_SERVING.word] += 1
                 await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
             elif guest.kind is Arrival.VALIDATION and name in self._own:
                 await self._validate(visitor, hello, name)
             else:
                 await self._routing.forward(visitor, hello, self._header(guest))
+                self.visits.validations_client += guest.kind is Arrival.VALIDATION
         except Refused as refusal:
             log.debug("visitor not served", name=name, cause=refusal)
+            self.visits.turned_away[refusal.code.word] += 1
             answer = alert_for(refusal.code)
             if answer is not None:
                 await turn_away(visitor, answer)
@@ -102,6 +117,7 @@ class Front:
         except (StreamReset, RemoteProtocolError) as error:
             log.debug("validation not completed", name=name, cause=error)
         else:
+            self.visits.validations_relay += 1
             log.info("answered a validation", name=name)
 
     def _header(self, guest: Guest) -> StreamHeader:
@@ -113,3 +129,10 @@ class Front:
             local=guest.caller.local,
             alpn=leading_alpn(guest.hello.alpn),
         )
+
+
+def _word(error: Exception) -> str:
+    """Return the reason for which no visitor came of a connection, in one word."""
+    if isinstance(error, Refused):
+        return error.code.word
+    return Code.PROTOCOL.word if isinstance(error, RemoteProtocolError) else LOST

@@ -1,6 +1,5 @@
 """Who serves which name: the only owner of that state. It decides and never awaits."""
 
-import asyncio
 import secrets
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ from tunnel.relay.challenges import Challenges
 from tunnel.relay.expected import ExpectedNames
 from tunnel.relay.limits import ClientUse, client_bucket
 from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel, Session
-from tunnel.stream import Connection
+from tunnel.relay.waiting import Waiting
+from tunnel.stream import Connection, Tally
 
 PREDECESSORS_KEPT = 64  # superseded instances of one key that may not return
 FULL_RETRY_INTERVAL = 30.0  # seconds after which somebody may have made room
@@ -55,6 +55,7 @@ class Registry:
     ) -> None:
         self._connections_max = connections
         self.connections = 0  # registered ones, of all sessions
+        self.tally = Tally()  # of all visitors' bytes, also of sessions that are gone
         self._expected = ExpectedNames(expected, clock)
         self._clock = clock
         self._sessions: dict[tuple[bytes, bytes], Session] = {}
@@ -62,7 +63,7 @@ class Registry:
         self._holders: dict[str, list[Session]] = {}  # name → sessions serving its visitors
         self._challenges = challenges
         self._successors: dict[tuple[bytes, bytes], Session] = {}
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting = Waiting()
 
     @property
     def links(self) -> list[Link]:
@@ -85,13 +86,14 @@ class Registry:
         session = self._sessions.get(key)
         if session is None:
             token = secrets.token_bytes(16)
-            session = Session(token, *key, use=use, is_replica=claimant.is_replica)
+            tally = Tally(self.tally)
+            session = Session(token, *key, use, tally, is_replica=claimant.is_replica)
             self._sessions[key] = session
         self._uses[claimant.fingerprint] = use
         use.connections += 1
         self.connections += 1
         session.granted = frozenset(decision.granted)
-        link = Link(claimant.connection, claimant.channel, session)
+        link = Link(claimant.connection, claimant.channel, session, since=self._clock())
         session.links.append(link)
         return link
 
@@ -225,9 +227,17 @@ class Registry:
         if not session.validates(name):
             self._challenges.release(session, name)
         if serves:
-            self._wake(name)
+            self._waiting.wake(name)
 
     # -- routing
+
+    def holders(self, name: str) -> tuple[Session, ...]:
+        """Return the sessions that serve visitors of the name, over links of any state."""
+        return tuple(self._holders.get(name, ()))
+
+    def validator(self, name: str) -> Session | None:
+        """Return the session that validations of the name go to, if there is one."""
+        return self._challenges.holder(name)
 
     def route(
         self, name: str, *, challenge: bool = False, without: Container[Link] = ()
@@ -255,15 +265,7 @@ class Registry:
 
     async def served(self, name: str) -> None:
         """Wait until some link begins or resumes to serve the name. Cancel-safe."""
-        future = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(name, set())
-        waiting.add(future)
-        try:
-            await future
-        finally:
-            waiting.discard(future)
-            if not waiting and self._waiting.get(name) is waiting:
-                del self._waiting[name]
+        await self._waiting.woken(name)
 
     def suspect(self, link: Link) -> bool:
         """Take a link out of rotation until `resume`; say whether it was in."""
@@ -278,7 +280,7 @@ class Registry:
             return False
         link.state = LinkState.READY
         for name in link.serving:
-            self._wake(name)
+            self._waiting.wake(name)
         return True
 
     def drain(self) -> list[Link]:
@@ -290,8 +292,3 @@ class Registry:
         for link in links:
             link.state = LinkState.DRAINING
         return links
-
-    def _wake(self, name: str) -> None:
-        for future in self._waiting.pop(name, ()):
-            if not future.done():
-                future.set_result(None)

@@ -9,7 +9,6 @@ from tunnel.errors import Code, ConnectionLost, Refused, StreamReset
 from tunnel.log import get_log
 from tunnel.protocol.frames import HEADER_LIMIT, frame
 from tunnel.protocol.messages import StreamHeader, StreamKind, encode
-from tunnel.relay.limits import ClientUse
 from tunnel.relay.registry import Registry
 from tunnel.relay.replay import ReplayableVisitor
 from tunnel.relay.sessions import Link, Session
@@ -102,7 +101,7 @@ class Routing:
         try:
             far = await self._open(link, header)
             with _unanswered(link.session, replay, far):
-                await self._splice(replay, far, link.session.use)
+                await self._splice(replay, far, link.session)
         except StreamReset as reset:
             is_lost = link.connection.is_closed
             return Failure(reset.code, may_reopen=is_lost or reset.code in REOPENABLE)
@@ -124,14 +123,15 @@ class Routing:
                 raise
             return far
 
-    async def _splice(self, replay: ReplayableVisitor, far: Stream, use: ClientUse) -> None:
+    async def _splice(self, replay: ReplayableVisitor, far: Stream, session: Session) -> None:
         linger, idle = self._timeouts.linger, self._timeouts.idle_visitor
-        paced = ThrottledStream(far, use.bucket) if use.bucket is not None else far
+        bucket, tally = session.use.bucket, session.tally
+        paced = ThrottledStream(far, bucket) if bucket is not None else far
         if idle is None:
-            await splice(replay, paced, linger)
+            await splice(replay, paced, linger, tally)
         else:
             await first_of(
-                lambda: splice(replay, paced, linger),
+                lambda: splice(replay, paced, linger, tally),
                 lambda: _expire(replay, idle),
             )
 

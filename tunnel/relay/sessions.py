@@ -8,7 +8,7 @@ from tunnel.protocol.messages import Drain, Ping, Pong, Serving, Welcome
 from tunnel.protocol.registration import FromClient
 from tunnel.relay.limits import ClientUse
 from tunnel.runtime.control import ControlChannel
-from tunnel.stream import Connection
+from tunnel.stream import Connection, Tally
 
 RelayMessage = Welcome | Serving | Ping | Pong | Drain
 RelayChannel = ControlChannel[FromClient, RelayMessage]
@@ -42,6 +42,7 @@ class Link:
     state: LinkState = LinkState.READY
     serving: dict[str, Kinds] = field(default_factory=dict)
     streams: int = 0  # open ones
+    since: float = 0.0  # when it registered, in loop time
 
     def __repr__(self) -> str:
         peer, transport = self.connection.peer, self.connection.binding.transport
@@ -63,6 +64,7 @@ class Session:
     fingerprint: bytes
     instance: bytes
     use: ClientUse
+    tally: Tally = field(default_factory=Tally)  # of its visitors' bytes
     is_replica: bool = False
     granted: frozenset[str] = frozenset()
     links: list[Link] = field(default_factory=list)

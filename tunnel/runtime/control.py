@@ -55,6 +55,8 @@ class ControlChannel(Generic[Event_co, Message_contra]):
         self._registration = registration
         self._reader = FrameReader(registration.frame_limit)
         self._sending = asyncio.Lock()
+        self._pinged: tuple[int, float] | None = None  # the last ping, and when it was sent
+        self.round_trip: float | None = None  # seconds, of the last ping that was answered
 
     def __repr__(self) -> str:
         return f"<ControlChannel {self._registration!r} on {self._stream!r}>"
@@ -71,8 +73,15 @@ class ControlChannel(Generic[Event_co, Message_contra]):
                 await self._feed()
                 continue
             event = self._registration.receive(payload)
+            if isinstance(event, Pong):
+                self._note_answer(event)
             if event is not None:
                 return event
+
+    def _note_answer(self, pong: Pong) -> None:
+        if self._pinged is not None and self._pinged[0] == pong.seq:
+            self.round_trip = asyncio.get_running_loop().time() - self._pinged[1]
+            self._pinged = None
 
     async def _feed(self) -> None:
         with _as_loss():
@@ -88,6 +97,8 @@ class ControlChannel(Generic[Event_co, Message_contra]):
         """Send a message; raises ConnectionLost. Passed over once a last word was said."""
         async with self._sending:
             if self._registration.is_open:
+                if isinstance(message, Ping):
+                    self._pinged = (message.seq, asyncio.get_running_loop().time())
                 await self._write(self._registration.send(message))
 
     async def write(self, frame: bytes) -> None:

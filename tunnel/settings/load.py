@@ -14,6 +14,7 @@ from tunnel.settings.relay_schema import RELAY
 from tunnel.settings.tree import Table
 from tunnel.settings.values import (
     AcmeSettings,
+    AdminSettings,
     ClientGrant,
     ClientLimits,
     ClientSettings,
@@ -94,6 +95,7 @@ def read_client(tree: Table, circumstances: Circumstances) -> ClientSettings:
 def _shared(values: Values) -> Values:
     return {
         "acme": _acme(values["acme"]),
+        "admin": AdminSettings(**values["admin"]),
         "flow": FlowSettings(**values["flow"]),
         "quic": QuicSettings(**values["quic"]),
         "log": LogSettings(**values["log"]),

@@ -43,6 +43,14 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """Where the running program may be asked, and scraped."""
+
+    socket: Path | None = None  # None: in the state directory, if that can be done
+    metrics: Address | None = None  # None: nowhere
+
+
+@dataclass(frozen=True, slots=True)
 class RelayTimeouts:
     """Deadlines of the relay, in seconds."""
 
@@ -97,9 +105,27 @@ class RelayCertificate:
     keep_key: bool = True  # with acme: renewals certify the same key, so that pins hold
 
 
+class InheritedAddress(Address):
+    """An address that the service manager has bound (`fd:`); never equal to one that we bind."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"fd:{super().__str__()}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InheritedAddress) and super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(("fd", *self))
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerSettings:
-    """One named listener and all its addresses."""
+    """One named listener and all its addresses, an InheritedAddress where it is not to bind."""
 
     name: str
     kind: str  # agents | public | shared
@@ -157,6 +183,7 @@ class RelaySettings:
     flow: FlowSettings = FlowSettings()
     quic: QuicSettings = QuicSettings()
     timeouts: RelayTimeouts = RelayTimeouts()
+    admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
 
 
@@ -251,4 +278,5 @@ class ClientSettings:
     flow: FlowSettings = FlowSettings()
     quic: QuicSettings = QuicSettings()
     timeouts: ClientTimeouts = ClientTimeouts()
+    admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

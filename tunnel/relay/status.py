@@ -1,0 +1,151 @@
+"""What a relay says of itself: how everything stands, and why. Plain values for JSON."""
+
+import asyncio
+import os
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from tunnel import __version__
+from tunnel.admin.answers import Members
+from tunnel.protocol.names import format_fingerprint
+from tunnel.relay.agents import Agents
+from tunnel.relay.budget_file import BudgetFile
+from tunnel.relay.certificate import OwnCertificate
+from tunnel.relay.counts import RefusedClient
+from tunnel.relay.front import Front
+from tunnel.relay.registry import Registry
+from tunnel.relay.sessions import Link, Session
+from tunnel.relay.state import own_names
+from tunnel.settings.values import RelaySettings
+from tunnel.stream import Address
+from tunnel.transport.parking import ParkingBudget
+
+CLIENTS_SHOWN = 1000  # a status of more would hold the loop up for longer than a heartbeat may be
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """One address that is listened on."""
+
+    name: str
+    kind: str
+    protocol: str  # tcp | udp
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The parts of a relay that runs; they are only looked at."""
+
+    settings: RelaySettings
+    listening: tuple[Listening, ...]
+    registry: Registry
+    agents: Agents
+    front: Front
+    certificate: OwnCertificate
+    budget: BudgetFile
+    parked: ParkingBudget
+
+    def obstacle(self) -> str | None:
+        """Return why visitors and clients are not let in now, None if they are."""
+        return "draining: new visitors and clients go elsewhere" if self.is_draining else None
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the relay has begun to end."""
+        return self.agents.is_draining
+
+
+def status_of(view: View, since: float) -> Members:
+    """Return how the relay stands; it has run `since` that loop time."""
+    obstacle = view.obstacle()
+    now = asyncio.get_running_loop().time()
+    sessions = sessions_of(view.registry)
+    return {
+        "program": "relay",
+        "version": __version__,
+        "name": view.settings.name,
+        "pid": os.getpid(),
+        "uptime": round(now - since, 3),
+        "state": "draining" if view.is_draining else "serving",
+        "ready": obstacle is None,
+        "why": obstacle,
+        "listeners": [{**asdict(each), "address": str(each.address)} for each in view.listening],
+        "clients": [_session(each, now) for each in sessions[:CLIENTS_SHOWN]],
+        "clients_left_out": max(0, len(sessions) - CLIENTS_SHOWN),
+        "refused": [_refused(each) for each in view.agents.registrations.latest],
+        "visitors": _visitors(view),
+        "certificate": certificate_of(view),
+        "budget": [asdict(use) for use in view.budget.uses()],
+    }
+
+
+def sessions_of(registry: Registry) -> list[Session]:
+    """Return every session that has a connection, in the order of registration."""
+    return list(dict.fromkeys(link.session for link in registry.links))
+
+
+def _session(session: Session, now: float) -> Members:
+    names = sorted({name for link in session.links for name in link.serving})
+    return {
+        "fingerprint": format_fingerprint(session.fingerprint),
+        "session": session.label,
+        "names": names,
+        "granted": sorted(session.granted),
+        "streams": sum(link.streams for link in session.links),
+        "received": session.tally.forth,
+        "sent": session.tally.back,
+        "connections": [_link(link, now) for link in session.links],
+    }
+
+
+def _link(link: Link, now: float) -> Members:
+    return {
+        "transport": link.connection.binding.transport,
+        "observed": str(link.connection.peer),
+        "state": link.state.name.lower(),
+        "since": datetime.now(UTC) - timedelta(seconds=now - link.since),
+        "streams": link.streams,
+        "round_trip": link.channel.round_trip,
+    }
+
+
+def _refused(refusal: RefusedClient) -> Members:
+    fingerprint = refusal.fingerprint
+    return {
+        "at": refusal.at,
+        "peer": str(refusal.peer),
+        "fingerprint": None if fingerprint is None else format_fingerprint(fingerprint),
+        "code": refusal.code,
+        "message": refusal.message,
+    }
+
+
+def _visitors(view: View) -> Members:
+    visits, tally = view.front.visits, view.registry.tally
+    return {
+        "open": visits.open,
+        "total": visits.total,
+        "turned_away": dict(visits.turned_away),
+        "received": tally.forth,
+        "sent": tally.back,
+        "parked": view.parked.used,
+    }
+
+
+def certificate_of(view: View) -> Members:
+    """Return how the certificate for clients stands, and what is planned for it."""
+    wanted, current = view.settings.certificate, view.certificate.slot.current
+    standing = view.certificate.standing()
+    names = sorted(wanted.names or own_names(view.settings, current) - {view.settings.name})
+    return {
+        "name": wanted.names[0] if wanted.names else (names[0] if names else view.settings.name),
+        "names": names,
+        "source": wanted.mode,
+        "state": standing.activity,
+        "not_after": current.not_after,
+        "pin": f"sha256:{current.pin.hex()}",
+        "renew_at": standing.renew_at,
+        "last_error": standing.last_error,
+        "retry_at": standing.retry_at,
+    }
