@@ -31,6 +31,8 @@ from tunnel.tls.files import (
 )
 from tunnel.tls.identity import UNREADABLE
 
+REMEDY = "restore it, or move it away to have a new account made"
+
 
 @dataclass(frozen=True)
 class Account:
@@ -65,7 +67,7 @@ def load_account(file: Path, directory_url: str) -> Account | None:
     try:
         account = _decoded(content, directory_url)
     except ValueError as error:
-        raise SettingsError([f"{file}: {error}"]) from error
+        raise SettingsError([f"{file}: {error}; {REMEDY}"]) from error
     if account.directory_url != directory_url:
         raise SettingsError(
             [f"{file}: is an account at {account.directory_url}, not at {directory_url}"]
