@@ -151,7 +151,11 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize(("cause", "damage"), DAMAGES.items(), ids=lambda each: str(each)[:12])
+@pytest.mark.parametrize(
+    ("cause", "damage"),
+    DAMAGES.items(),
+    ids=["key of another", "expired", "of another name", "truncated"],
+)
 def test_what_is_of_no_use_is_set_aside_and_ordered_anew(
     ends: Ends, cause: str, damage: Damage
 ) -> None:
@@ -262,9 +266,8 @@ def issued_for_both(issuer: trustme.CA) -> trustme.LeafCert:
     return issuer.issue_cert(RELAY_NAME, f"*.{SUFFIX}")
 
 
-@pytest.mark.parametrize(
-    "is_half_first", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "half"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("is_half_first", [False, True], ids=["whole", "half"])
 def test_files_that_are_replaced_are_in_force_within_a_minute(
     from_files: tuple[Relay, Client, Pair], issuer: trustme.CA, is_half_first: bool
 ) -> None:

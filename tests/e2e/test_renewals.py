@@ -146,6 +146,7 @@ def _trust(client: Client) -> ssl.SSLContext:
     return client.trust()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("course", [ONCE])
 def test_a_renewal_with_a_new_key_changes_the_pin(
     realm: Realm, course: Course, target: str
