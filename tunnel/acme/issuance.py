@@ -199,19 +199,22 @@ class Issuer:
 
     def _next_step(self, kept: _Kept, now: datetime) -> tuple[_Step, datetime]:
         """Decide what is to be done next, and when."""
-        if kept.is_asked:
-            return _Step.ORDER, self._asked_at(kept, now)
-        allowed = max(kept.record.may_order_at(now), _credible(kept.rest_until or now, now))
-        steps = [(allowed, _Step.ORDER)]
+        steps = [(self._order_at(kept, now), _Step.ORDER)]
         if kept.current is not None:
-            due = max(self._renew_at(kept, kept.current), allowed)
-            steps = [(due, _Step.ORDER)]
             if kept.save_at is not None:
                 steps.append((_credible(kept.save_at, now), _Step.SAVE))
             if self._settings.renew_before is None:
                 steps.append((_credible(kept.ask_at, now), _Step.ASK))
         at, step = min(steps, key=lambda each: each[0])
         return step, at
+
+    def _order_at(self, kept: _Kept, now: datetime) -> datetime:
+        if kept.is_asked:
+            return self._asked_at(kept, now)
+        allowed = max(kept.record.may_order_at(now), _credible(kept.rest_until or now, now))
+        if kept.current is None:
+            return allowed
+        return max(self._renew_at(kept, kept.current), allowed)
 
     def _renew_at(self, kept: _Kept, current: Certificate) -> datetime:
         return renewal_time(
@@ -241,7 +244,6 @@ class Issuer:
 
     async def _order(self, kept: _Kept, wanted: Wanted) -> None:
         """Order once, and note how it went."""
-        kept.is_asked = False
         kept.activity = "waiting for a relay"
         for name in wanted.names:
             await wanted.path.ready(name)
@@ -274,6 +276,7 @@ class Issuer:
         self._remember(kept)
 
     def _take(self, kept: _Kept, wanted: Wanted, certificate: Certificate) -> None:
+        kept.is_asked = False
         kept.current = certificate
         kept.record = kept.record.issued(certificate.leaf_hash, self._draw())
         now = self._now()
@@ -289,6 +292,7 @@ class Issuer:
         self._save(kept)
 
     def _tell_failure(self, kept: _Kept, wanted: Wanted, event: str, now: datetime) -> None:
+        kept.is_asked = False
         retry_in = (kept.record.may_order_at(now) - now).total_seconds()
         cause = kept.record.last_error or ""
         kept.log.warning(event, cause=cause, retry_in=round(retry_in, 1))

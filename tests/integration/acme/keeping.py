@@ -68,7 +68,7 @@ class Showing:
     shows_nothing: bool = False
     hidden: frozenset[str] = frozenset()  # names of which nothing is shown
     keeps_showing: bool = False  # also when it is left
-    on_open: Callable[[], None] = lambda: None
+    on_open: Callable[[], object] = lambda: None
     opened_for: list[tuple[str, bool]] = field(default_factory=list)  # names, and "renewal"
     open_now: int = 0
 

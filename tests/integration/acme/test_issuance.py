@@ -1,4 +1,4 @@
-"""Certificates that are kept, at a real authority: issued, renewed, saved, seeded."""
+"""Certificates that are kept, at a real authority: issued, renewed, saved."""
 
 import logging
 import re
@@ -181,6 +181,21 @@ def test_nothing_is_ordered_before_a_validation_could_come(
     run(body())
 
 
+def test_an_order_that_is_asked_for_while_one_is_under_way_is_that_one(
+    front: Front, answerer: Answerer, tmp_path: Path, run: Run
+) -> None:
+    async def body() -> None:
+        kept = keeper(front, tmp_path, answerer)
+        kept.path.on_open = lambda: kept.issuer.renew([NAME])
+        await kept.passes(HOUR, NAME)
+        assert (len(kept.installed), orders_at(front)) == (1, 1)
+        kept.issuer.renew([NAME])
+        await kept.until(NAME, issued=2)
+        assert kept.clock.moment < kept.installed[0].not_after - LIFE / 2
+
+    run(body())
+
+
 # -- the authority's own windows
 
 
@@ -349,54 +364,3 @@ def test_a_name_that_leads_nowhere_is_told_before_anything_is_ordered(
 
     run(body())
     assert told(caplog) == ["certificate not ordered"] * 2
-
-
-# -- seeds
-
-
-def seed_from(front: Front, answerer: Answerer, folder: Path, run: Run, *names: str) -> Path:
-    """Return a PEM file with key and chain, as another program leaves it."""
-    file = folder / "seed.pem"
-
-    async def body() -> None:
-        kept = keeper(front, folder / "other", answerer)
-        await kept.until(*names, issued=1)
-        certificate = kept.installed[0]
-        file.touch(0o600)
-        file.write_bytes(certificate.chain_pem + certificate.key_pem)
-
-    run(body())
-    front.requests.clear()
-    return file
-
-
-def test_a_seed_is_used_without_an_order_and_renewed_like_any_other(
-    front: Front, answerer: Answerer, tmp_path: Path, run: Run
-) -> None:
-    file = seed_from(front, answerer, tmp_path, run, NAME)
-
-    async def body() -> None:
-        kept = keeper(front, tmp_path / "state", answerer)
-        cached = kept.issuer.cached([NAME], file)
-        assert cached is not None
-        await kept.passes(DAY, NAME)
-        assert orders_at(front) == 0
-        await kept.until(NAME, issued=1)
-        assert kept.clock.moment < cached.not_after
-
-    run(body())
-
-
-def test_a_seed_for_another_name_is_told_once_and_an_order_follows(
-    front: Front, answerer: Answerer, tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = seed_from(front, answerer, tmp_path, run, "b.t.test")
-
-    async def body() -> None:
-        kept = keeper(front, tmp_path / "state", answerer)
-        for _ in range(2):
-            assert kept.issuer.cached([NAME], file) is None
-        await kept.until(NAME, issued=1)
-
-    run(body())
-    assert caplog.messages.count("did not import a seed") == 1
