@@ -68,7 +68,6 @@ class Orders:
         self._resolver = resolver  # None: the system's
         self._worker = Worker(f"acme {directory.name}")
         self._authority: Authority | None = None
-        self._finished: dict[tuple[str, ...], str] = {}  # URL of the last order that succeeded
 
     async def renewal_window(
         self, certificate: Certificate
@@ -93,7 +92,7 @@ class Orders:
             certificate = await self._pursue(order, draft.key, request)
             if not _is_known(certificate, request):
                 return certificate
-            self._store.drop_draft(request.names)  # left behind by a process that was killed
+            self._store.drop_draft(request.names)  # a full disk or a kill left it behind
         return await self._pursue(*await self._placed(request), request)
 
     async def _pursue(self, order: "Order", key: CertificateKey, request: Request) -> Certificate:
@@ -101,15 +100,13 @@ class Orders:
         try:
             await self._prove(order, request)
             await self._run(lambda _authority: order.finalize(key))
-            certificate = await self._until(
+            return await self._until(
                 lambda: order.poll_certificate(key), ISSUE_TIMEOUT, "the certificate was not issued"
             )
         except IssueFailed as error:
             if _is_over(error):
                 self._store.drop_draft(request.names)
             raise
-        self._finished[request.names] = order.url
-        return certificate
 
     async def _run(self, step: "Callable[[Authority], T]") -> T:
         """Return what a step with the authority returns, once its account is there."""
@@ -144,7 +141,7 @@ class Orders:
     def _draft(self, request: Request) -> Draft | None:
         """Return the order that was under way when this or an earlier process gave it up."""
         draft = self._store.draft(request.names)
-        if draft is None or self._is_worth_resuming(draft, request):
+        if draft is None or _is_for_the_key(draft, request):
             return draft
         self._store.drop_draft(request.names)
         return None
@@ -156,12 +153,6 @@ class Orders:
             self._store.drop_draft(names)
             raise OrderGone(f"nothing will come of {draft.url}")
         return order
-
-    def _is_worth_resuming(self, draft: Draft, request: Request) -> bool:
-        """Say no to what is done already, and to an order for another key than is wanted."""
-        if draft.url == self._finished.get(request.names):  # a full disk may keep us from dropping
-            return False
-        return request.key is None or request.key.public_key() == draft.key.public_key()
 
     async def _placed(self, request: Request) -> "tuple[Order, CertificateKey]":
         key = request.key or ec.generate_private_key(ec.SECP256R1())
@@ -195,6 +186,10 @@ class Orders:
             if asyncio.get_running_loop().time() >= deadline:
                 raise IssueFailed(f"{failure} within {timeout:g} s")
             await asyncio.sleep(min(seen, PAUSE_MAX))
+
+
+def _is_for_the_key(draft: Draft, request: Request) -> bool:
+    return request.key is None or request.key.public_key() == draft.key.public_key()
 
 
 def _is_known(certificate: Certificate, request: Request) -> bool:
