@@ -1,25 +1,37 @@
 """Where endpoints' certificates come from while the client runs: an authority, or watched files."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from types import MappingProxyType
 
 from tunnel.acme.challenge import ChallengePath
 from tunnel.acme.issuance import Issuer, Wanted
 from tunnel.client import events
 from tunnel.client.endpoints import Endpoint
 from tunnel.log import get_log
-from tunnel.runtime.supervision import Work
+from tunnel.runtime.supervision import Work, restarted
 from tunnel.runtime.watching import watch
-from tunnel.settings.values import ClientSettings
+from tunnel.settings.values import AcmeSettings, ClientSettings
 from tunnel.tls.slots import Certificate
 from tunnel.tls.watching import WatchedFiles
 
 log = get_log(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Certificates as they were found for one set of endpoints."""
+
+    acme: AcmeSettings
+    issuer: Issuer
+    ordered: Mapping[str, tuple[Endpoint, ...]]
+    files: tuple[tuple[Endpoint, WatchedFiles, Certificate], ...]
+
+
 class Certificates:
-    """Installs what is there already; `upkeep` is what has to run beside the endpoints.
+    """What endpoints show: what is there already, and what comes by the `upkeep`.
 
     A name that several endpoints serve, each at relays of its own, has one certificate. Raises
     SettingsError for files that cannot be used.
@@ -34,54 +46,88 @@ class Certificates:
     ) -> None:
         self._path = path
         self._emit = emit
-        self._issuer = Issuer(settings.acme, settings.state_dir)
-        self._ordered: dict[str, list[Endpoint]] = {}
-        self._files: list[tuple[Endpoint, WatchedFiles]] = []
-        for endpoint in endpoints:
-            for name in endpoint.acme_names:
-                self._ordered.setdefault(name, []).append(endpoint)
-            chain_file, key_file = endpoint.settings.chain_file, endpoint.settings.key_file
-            if chain_file is not None and key_file is not None:
-                self._files.append((endpoint, WatchedFiles(chain_file, key_file)))
-        self._install_what_is_there()
+        self._holdings = Holdings(
+            settings.acme, Issuer(settings.acme, settings.state_dir), MappingProxyType({}), ()
+        )
+        self.adopt(self.read(settings, endpoints))
 
     def __repr__(self) -> str:
-        return f"<Certificates {len(self._ordered)} ordered, {len(self._files)} from files>"
+        holdings = self._holdings
+        return f"<Certificates {len(holdings.ordered)} ordered, {len(holdings.files)} from files>"
 
-    def _install_what_is_there(self) -> None:
-        for name, endpoints in self._ordered.items():
-            seeds = (each.settings.seed_file for each in endpoints)
-            seed = next((each for each in seeds if each is not None), None)
-            cached = self._issuer.cached([name], seed)
+    def read(self, settings: ClientSettings, endpoints: Iterable[Endpoint]) -> Holdings:
+        """Return what is there for endpoints; nothing is shown before `adopt`.
+
+        Raises SettingsError for files that cannot be used.
+        """
+        issuer = self._holdings.issuer
+        if settings.acme != self._holdings.acme:
+            issuer = Issuer(settings.acme, settings.state_dir)
+        ordered: dict[str, tuple[Endpoint, ...]] = {}
+        files: list[tuple[Endpoint, WatchedFiles, Certificate]] = []
+        for endpoint in endpoints:
+            for name in endpoint.acme_names:
+                ordered[name] = (*ordered.get(name, ()), endpoint)
+            chain_file, key_file = endpoint.settings.chain_file, endpoint.settings.key_file
+            if chain_file is not None and key_file is not None:
+                watched = WatchedFiles(chain_file, key_file)
+                files.append((endpoint, watched, watched.load()))
+        for name, serving in ordered.items():
+            seeds = (each.settings.seed_file for each in serving)
+            issuer.cached([name], next((each for each in seeds if each is not None), None))
+        return Holdings(settings.acme, issuer, ordered, tuple(files))
+
+    def adopt(self, holdings: Holdings) -> None:
+        """Let endpoints show what was found for them, and order the rest from now on."""
+        before, self._holdings = self._holdings, holdings
+        for name, endpoints in holdings.ordered.items():
+            new = [each for each in endpoints if each not in before.ordered.get(name, ())]
+            cached = holdings.issuer.cached([name])
             if cached is not None:
-                _install(endpoints, name, cached)
-            _tell_states(endpoints, name)
-        for endpoint, files in self._files:
-            _install_everywhere(endpoint, files.load())
+                _install(new, name, cached)
+            _tell_states(new, name)
+        for endpoint, _, certificate in holdings.files:
+            shown = endpoint.certificate(endpoint.names[0])
+            if shown is None or shown.chain_pem != certificate.chain_pem:
+                _install_everywhere(endpoint, certificate)
 
-    def upkeep(self) -> Iterator[tuple[str, Work]]:
-        """Yield what is to run for ever, with the words for it in logs."""
-        for name in self._ordered:
+    def upkeep(self) -> dict[Hashable, Work]:
+        """Return what is to run for ever; what goes on unchanged has the same key again."""
+        holdings = self._holdings
+        works: dict[Hashable, Work] = {}
+        for name in holdings.ordered:
             wanted = Wanted(
                 (name,),
                 self._path,
                 partial(self._issued, name),
                 partial(self._failed, name),
             )
-            yield f"certificate of {name}", partial(self._issuer.keep, wanted)
-        for endpoint, files in self._files:
-            install = partial(_install_everywhere, endpoint)
-            yield f"certificate files of {endpoint.name}", partial(watch, files, install)
+            words = f"certificate of {name}"
+            work = partial(holdings.issuer.keep, wanted)
+            works[words, holdings.issuer] = partial(restarted, words, work)
+        for endpoint, files, _ in holdings.files:
+            words = f"certificate files of {endpoint.name}"
+            work = partial(watch, files, partial(_install_everywhere, endpoint))
+            works[words, files] = partial(restarted, words, work)
+        return works
 
     def order_state(self, name: str) -> events.OrderState:
         """Return what is planned for the certificate of a name."""
-        if name not in self._ordered:
+        if name not in self._holdings.ordered:
             return events.OrderState()
-        standing = self._issuer.standing([name])
+        standing = self._holdings.issuer.standing([name])
         return events.OrderState(standing.renew_at, standing.last_error, standing.retry_at)
 
+    def renew(self, name: str) -> datetime | None:
+        """Have the certificate of a name ordered as soon as that may be; see `Issuer.renew`.
+
+        None where none is ordered for it.
+        """
+        holdings = self._holdings
+        return holdings.issuer.renew([name]) if name in holdings.ordered else None
+
     def _issued(self, name: str, certificate: Certificate) -> None:
-        endpoints = self._ordered[name]
+        endpoints = self._holdings.ordered[name]
         first = [endpoint for endpoint in endpoints if endpoint.certificate(name) is None]
         _install(endpoints, name, certificate)
         _tell_states(first, name)
@@ -90,7 +136,7 @@ class Certificates:
             self._emit(events.CertificateIssued(endpoint.name, name, pem, not_after))
 
     def _failed(self, name: str, cause: str, retry_in: float) -> None:
-        for endpoint in self._ordered[name]:
+        for endpoint in self._holdings.ordered[name]:
             self._emit(events.CertificateFailed(endpoint.name, name, cause, retry_in))
 
 

@@ -5,38 +5,31 @@ events, and `info` shows where everything stands. Nothing here is tied to a proc
 no standard output, no settings files.
 """
 
-import asyncio
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from tunnel.client import events
 from tunnel.client.addresses import resolve
 from tunnel.client.certificates import Certificates
 from tunnel.client.challenges import Challenges
-from tunnel.client.endpoints import Endpoint, Keypair, by_name, load_keypair, make_endpoints
+from tunnel.client.counts import Visits
+from tunnel.client.endpoints import Endpoint
 from tunnel.client.events import ClientEvent as ClientEvent  # noqa: PLC0414 - part of the interface
 from tunnel.client.favourites import Favourites
-from tunnel.client.forward import Forwarder
-from tunnel.client.journal import Journal
-from tunnel.client.link import Claim, Passage
-from tunnel.client.racing import Rules
-from tunnel.client.refusals import stanza
-from tunnel.client.uplink import Uplink
+from tunnel.client.reload import furnish
+from tunnel.client.sessions import Outfit, Sessions
 from tunnel.client.validation import Validations
-from tunnel.client.way import Resolver, Way, trust_in
-from tunnel.errors import SettingsError, joined
+from tunnel.client.way import Resolver
+from tunnel.errors import SettingsError
 from tunnel.log import get_log
-from tunnel.protocol.messages import NAMES_LIMIT
 from tunnel.protocol.names import format_fingerprint
-from tunnel.runtime.supervision import restarted
-from tunnel.settings.values import ClientSettings, ServerSettings
-from tunnel.tls.contexts import dial_context, root_file
+from tunnel.runtime.rota import Rota
+from tunnel.runtime.supervision import first_of
+from tunnel.settings.reload import ReloadPlan, check_live
+from tunnel.settings.values import ClientSettings
 from tunnel.tls.identity import Signer
 from tunnel.transport.doors import DIALERS, Dialer
-from tunnel.transport.options import TransportOptions
-from tunnel.transport.parking import ParkingBudget
 
 log = get_log(__name__)
 
@@ -60,62 +53,83 @@ class Client:
         dialers: Mapping[str, Dialer] = DIALERS,
         resolver: Resolver = resolve,
     ) -> None:
-        _check_trust(settings.servers.values())
-        self._settings = settings
         self._emit = events.guarded(on_event)
-        self._keypairs = _keypairs(settings, _signers(settings, signer, signers))
-        self._endpoints = make_endpoints(settings, self._keypairs)
-        self._instance = secrets.token_bytes(16)
-        self._dialers = dialers
-        self._resolver = resolver
-        self._favourites = Favourites(settings.state_dir)
+        self._signers = _signers(settings, signer, signers)
+        self._furnished = furnished = furnish(settings, self._signers)
         challenges = Challenges()
-        self._uplinks = self._make_uplinks(challenges)
-        self._validations = Validations(self._uplinks, challenges)
-        self._certificates = Certificates(settings, self._endpoints, self._validations, self._emit)
+        self._sessions = Sessions(
+            Outfit(
+                instance=secrets.token_bytes(16),
+                dialers=dialers,
+                resolver=resolver,
+                favourites=Favourites(settings.state_dir),
+                challenges=challenges,
+                emit=self._emit,
+            )
+        )
+        self._sessions.arrange(furnished.wishes)
+        self._validations = Validations(self._sessions, challenges)
+        endpoints = furnished.endpoints
+        self._certificates = Certificates(settings, endpoints, self._validations, self._emit)
+        self._upkeep = Rota()
+        self._upkeep.arrange(self._certificates.upkeep())
 
     def __repr__(self) -> str:
-        return f"<Client {len(self._endpoints)} endpoints, {len(self._uplinks)} uplinks>"
+        return f"<Client {len(self._furnished.endpoints)} endpoints, {self._sessions!r}>"
+
+    @property
+    def settings(self) -> ClientSettings:
+        """The settings in force."""
+        return self._furnished.settings
 
     async def run(self) -> None:
         """Serve until `stop`; no fault of the network, of a relay or of a target ends it."""
-        for server in self._settings.servers.values():
-            if server.insecure:
-                log.warning("relay is not verified", server=server.name, setting="insecure")
-        self._emit(events.Started(tuple(endpoint.name for endpoint in self._endpoints)))
+        _warn_of_insecure(self.settings)
+        self._emit(events.Started(tuple(each.name for each in self._furnished.endpoints)))
         try:
-            await self._serve()
+            await first_of(self._sessions.run, self._upkeep.run)
         finally:
             self._emit(events.Stopped())
-
-    async def _serve(self) -> None:
-        """Run every uplink to its end, and the upkeep of certificates as long."""
-        async with asyncio.TaskGroup() as upkeep:
-            keeping = [
-                upkeep.create_task(restarted(words, work), name=words)
-                for words, work in self._certificates.upkeep()
-            ]
-            async with asyncio.TaskGroup() as group:
-                for uplink in self._uplinks:
-                    group.create_task(uplink.run(), name=repr(uplink))
-            for task in keeping:
-                task.cancel()
 
     def stop(self) -> None:
         """Ask `run` to return: new visitors go elsewhere, running ones finish in drain_timeout.
 
         At once where nobody is there. To be called on the event loop; again does nothing.
         """
-        for uplink in self._uplinks:
-            uplink.stop()
+        self._sessions.stop()
+
+    async def reload(self, settings: ClientSettings) -> ReloadPlan:
+        """Bring other settings into force, and return what was different; all of them or none.
+
+        What has not changed is not touched. Raises SettingsError if anything of them cannot be
+        used, or needs a restart. To be called while `run` runs.
+        """
+        plan = check_live(self.settings, settings)
+        furnished = furnish(settings, self._signers, self._furnished)
+        holdings = self._certificates.read(settings, furnished.endpoints)
+        # From here on nothing is awaited and nothing can fail.
+        self._furnished = furnished
+        self._certificates.adopt(holdings)
+        self._sessions.arrange(furnished.wishes)
+        self._upkeep.arrange(self._certificates.upkeep())
+        if plan.touches("servers"):
+            _warn_of_insecure(settings)
+        return plan
 
     def info(self) -> tuple[events.EndpointState, ...]:
         """Return where every endpoint stands; to be called on the running event loop."""
-        return tuple(self._state(endpoint) for endpoint in self._endpoints)
+        return tuple(self._state(endpoint) for endpoint in self._furnished.endpoints)
+
+    def renew(self, name: str) -> datetime | None:
+        """Have the certificate of a name ordered now, or as soon as that may be; return when.
+
+        None where none is ordered for that name. To be called while `run` runs.
+        """
+        return self._certificates.renew(name)
 
     def _state(self, endpoint: Endpoint) -> events.EndpointState:
         names = frozenset(endpoint.names)
-        uplinks = [uplink for uplink in self._uplinks if uplink.carries(endpoint)]
+        uplinks = [uplink for uplink in self._sessions.uplinks if uplink.carries(endpoint)]
         urls = {url: None for up in uplinks for name, url in up.urls.items() if name in names}
         return events.EndpointState(
             endpoint=endpoint.name,
@@ -125,6 +139,7 @@ class Client:
             urls=tuple(urls),
             servers=tuple(uplink.state(names) for uplink in uplinks),
             certificates=tuple(self._certificate_state(endpoint, name) for name in endpoint.names),
+            visitors=_visitor_state(endpoint.visits),
         )
 
     def _certificate_state(self, endpoint: Endpoint, name: str) -> events.CertificateState:
@@ -140,71 +155,18 @@ class Client:
             retry_at=order.retry_at,
         )
 
-    def _make_uplinks(self, challenges: Challenges) -> list[Uplink]:
-        uplinks = []
-        for server in self._settings.servers.values():
-            for keypair in self._keypairs.values():
-                endpoints = [
-                    each
-                    for each in self._endpoints
-                    if each.keypair is keypair and server.name in each.settings.servers
-                ]
-                if endpoints:
-                    uplinks.append(self._make_uplink(server, keypair, endpoints, challenges))
-        return uplinks
 
-    def _make_uplink(
-        self,
-        server: ServerSettings,
-        keypair: Keypair,
-        endpoints: list[Endpoint],
-        challenges: Challenges,
-    ) -> Uplink:
-        settings = self._settings
-        table = by_name(endpoints)
-        extensions = [each.settings.certificate_extension for each in endpoints]
-        passage = Passage(
-            way=Way(server, _options(settings), self._dialers, self._resolver),
-            claim=Claim(
-                keypair,
-                self._instance,
-                tuple(table),
-                next((each for each in extensions if each is not None), None),
-            ),
-            forwarder=Forwarder(table, settings.timeouts.linger, challenges),
-            challenges=challenges,
-            register_timeout=settings.timeouts.register,
-            heartbeat=settings.timeouts.heartbeat,
-        )
-        if len(table) > NAMES_LIMIT:
-            fault = f"keypairs.{keypair.name}: {len(table)} names, at most {NAMES_LIMIT} allowed"
-            raise SettingsError([fault])
-        suffixes = [each.settings.suffix for each in endpoints]
-        custom = [name for each in endpoints for name in each.settings.names]
-        wanted = stanza(keypair.fingerprint, suffixes, custom)
-        return Uplink(
-            passage,
-            table,
-            Rules(server.transport, server.pool_size, settings.probe_interval),
-            Journal(server.name, keypair.name, wanted, self._emit),
-            self._favourites,
-            settings.drain_timeout,
-        )
+def _visitor_state(visits: Visits) -> events.VisitorState:
+    tally = visits.tally
+    return events.VisitorState(
+        visits.open, visits.total, tally.forth, tally.back, visits.target_failures
+    )
 
 
-def _check_trust(servers: Iterable[ServerSettings]) -> None:
-    """Raise SettingsError for roots that could never be used: retrying would not mend them."""
-    faults: list[str] = []
-    for server in servers:
-        try:
-            trust = trust_in(server)
-            root_file(trust)
-            if server.ca is not None:  # the system's own take too long to load for a check
-                dial_context(trust, ())
-        except SettingsError as error:
-            faults.extend(error.faults)
-    if faults:
-        raise SettingsError(sorted(faults))
+def _warn_of_insecure(settings: ClientSettings) -> None:
+    for server in settings.servers.values():
+        if server.insecure:
+            log.warning("relay is not verified", server=server.name, setting="insecure")
 
 
 def _signers(
@@ -220,35 +182,3 @@ def _signers(
     if strangers:
         raise SettingsError([f"signers: there is no keypair {name}" for name in strangers])
     return known
-
-
-def _keypairs(settings: ClientSettings, signers: Mapping[str, Signer]) -> dict[str, Keypair]:
-    """Return the keypairs that any endpoint uses; raises SettingsError with every fault."""
-    used = {endpoint.keypair for endpoint in settings.endpoints.values()}
-    keypairs: dict[str, Keypair] = {}
-    errors: list[SettingsError] = []
-    for name, keypair in settings.keypairs.items():
-        if name not in used:
-            continue
-        try:
-            keypairs[name] = load_keypair(keypair, signers.get(name))
-        except SettingsError as error:
-            errors.append(error)
-    if errors:
-        raise joined(errors)
-    return keypairs
-
-
-def _options(settings: ClientSettings) -> TransportOptions:
-    return TransportOptions(
-        flow=settings.flow,
-        quic=settings.quic,
-        budget=_shared_budget(settings.limits.buffer_total),
-        handshake_timeout=settings.timeouts.register,
-    )
-
-
-@lru_cache(maxsize=8)
-def _shared_budget(total: int) -> ParkingBudget:
-    """Return one account for all clients of this process: the limit is the process's."""
-    return ParkingBudget(total)

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from itertools import combinations
 from pathlib import Path
 
+from tunnel.client.counts import Visits
 from tunnel.client.presented import Presented
 from tunnel.errors import LocalProtocolError, NotWritable, SettingsError, joined
 from tunnel.protocol.names import client_id
@@ -35,14 +36,20 @@ class Keypair:
     id: str
 
 
-def load_keypair(settings: KeypairSettings, signer: Signer | None = None) -> Keypair:
+def load_keypair(
+    settings: KeypairSettings, signer: Signer | None = None, before: Keypair | None = None
+) -> Keypair:
     """Return the keypair of a key file, which is made if missing, or of `signer` in its place.
 
-    Raises SettingsError for a file that cannot be used.
+    That is `before` if it has the same key and id. Raises SettingsError for a file that cannot be
+    used.
     """
     signer = signer or load_or_create(settings.file)
     print_of_key = fingerprint(signer.public_key)
-    return Keypair(settings.name, signer, print_of_key, client_id(print_of_key, settings.id_bits))
+    id_of_key = client_id(print_of_key, settings.id_bits)
+    if before is not None and (before.fingerprint, before.id) == (print_of_key, id_of_key):
+        return before
+    return Keypair(settings.name, signer, print_of_key, id_of_key)
 
 
 class Endpoint:
@@ -52,6 +59,7 @@ class Endpoint:
         self.settings = settings
         self.keypair = keypair
         self.names = (f"{keypair.id}.{settings.suffix}", *settings.names)
+        self.visits = Visits()
         self._presented = Presented(settings, now)
 
     def __repr__(self) -> str:
@@ -61,6 +69,11 @@ class Endpoint:
     def name(self) -> str:
         """The name of its table in the settings."""
         return self.settings.name
+
+    def is_still(self, settings: EndpointSettings, keypair: Keypair) -> bool:
+        """Say whether this is the endpoint that settings ask for, files of theirs included."""
+        is_same = settings == self.settings and keypair is self.keypair
+        return is_same and settings.visitor_ca is None  # what is in that file may be new
 
     @property
     def acme_names(self) -> tuple[str, ...]:
@@ -101,21 +114,26 @@ def url_of(name: str, port: int) -> str:
 
 
 def make_endpoints(
-    settings: ClientSettings, keypairs: Mapping[str, Keypair], now: datetime | None = None
+    settings: ClientSettings,
+    keypairs: Mapping[str, Keypair],
+    now: datetime | None = None,
+    before: Iterable[Endpoint] = (),
 ) -> tuple[Endpoint, ...]:
     """Return all endpoints, with all certificates but those to be ordered.
 
-    Raises SettingsError with every fault.
+    Those of `before` that have not changed are taken over. Raises SettingsError with every fault.
     """
     moment = now or datetime.now(UTC)
+    known = {each.name: each for each in before}
     endpoints = tuple(
-        Endpoint(each, keypairs[each.keypair], moment) for each in settings.endpoints.values()
+        _endpoint(each, keypairs[each.keypair], moment, known.get(each.name))
+        for each in settings.endpoints.values()
     )
     faults = _clashes(endpoints)  # before either of two could overwrite the other's certificate
     if faults:
         raise SettingsError(sorted(faults))
     errors: list[SettingsError] = []
-    for endpoint in endpoints:
+    for endpoint in set(endpoints) - set(known.values()):
         try:
             _furnish(endpoint, settings.state_dir, moment)
         except SettingsError as error:
@@ -123,6 +141,18 @@ def make_endpoints(
     if errors:
         raise joined(errors)
     return endpoints
+
+
+def _endpoint(
+    settings: EndpointSettings, keypair: Keypair, now: datetime, before: Endpoint | None
+) -> Endpoint:
+    """Return the endpoint there was before if it is still the same, else another one like it."""
+    if before is not None and before.is_still(settings, keypair):
+        return before
+    endpoint = Endpoint(settings, keypair, now)
+    if before is not None:
+        endpoint.visits = before.visits  # its table goes on, and so do its counters
+    return endpoint
 
 
 def _clashes(endpoints: Iterable[Endpoint]) -> list[str]:

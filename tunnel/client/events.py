@@ -150,6 +150,18 @@ class ServerState:
     observed: str | None  # our address as the relay sees it
     last_error: str | None
     retry_in: float | None
+    round_trip: float | None = None  # seconds, of the last ping that was answered
+
+
+@dataclass(frozen=True, slots=True)
+class VisitorState:
+    """The visitors of one endpoint since it began, and their bytes."""
+
+    open: int = 0  # now
+    total: int = 0
+    received: int = 0
+    sent: int = 0
+    target_failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +197,4 @@ class EndpointState:
     urls: tuple[str, ...]  # of the names that any relay has granted
     servers: tuple[ServerState, ...]
     certificates: tuple[CertificateState, ...]  # one for each name
+    visitors: VisitorState = VisitorState()

@@ -44,6 +44,11 @@ class Forwarder:
         self._linger_timeout = linger_timeout
         self._challenges = challenges
 
+    def reconfigure(self, endpoints: Mapping[str, Endpoint], linger_timeout: float) -> None:
+        """Bring the streams that come from now on to these endpoints."""
+        self._endpoints = endpoints
+        self._linger_timeout = linger_timeout
+
     async def forward(self, stream: Stream) -> None:
         """Carry one stream from its header to its end; when this returns, it is freed."""
         try:
@@ -93,7 +98,8 @@ class Forwarder:
             log.debug("visitor denied", endpoint=endpoint.name, visitor=host)
             return
         try:
-            await self._serve(stream, header, endpoint)
+            with endpoint.visits.visit():
+                await self._serve(stream, header, endpoint)
         except Refused as refusal:
             log.debug("visitor turned away", endpoint=endpoint.name, visitor=host, cause=refusal)
             await _turn_away(stream, refusal.code)
@@ -108,6 +114,7 @@ class Forwarder:
         try:
             target = await self._reach(endpoint)
         except DialFailed as failure:
+            endpoint.visits.target_failures += 1
             log.debug("target did not answer", endpoint=endpoint.name, cause=failure)
             await _excuse(near)
             return
@@ -115,7 +122,7 @@ class Forwarder:
             if endpoint.settings.proxy_protocol is not None:
                 encode = PROXY_HEADERS[endpoint.settings.proxy_protocol]
                 await target.send(encode(header.peer, header.local))
-            await splice(near, target, self._linger_timeout)
+            await splice(near, target, self._linger_timeout, endpoint.visits.tally)
         finally:
             target.abort()
         if isinstance(near, TlsStream):

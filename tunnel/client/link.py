@@ -168,6 +168,11 @@ class Link:
         """Whether the relay has welcomed the link, and nobody has asked it to leave."""
         return self.welcome is not None and not self._departure.asked.is_set()
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds of the last ping that the relay has answered, None before."""
+        return self._exchange.channel.round_trip if self._exchange is not None else None
+
     def reconsider(self) -> None:
         """Make the offers anew that other validations are expected for by now."""
         self._news.set()

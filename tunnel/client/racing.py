@@ -106,6 +106,14 @@ class Course:
         self._down_since = now
         self._race(now)
 
+    def probe_every(self, interval: float, now: float) -> None:
+        """Probe at another interval from now on; a probe that is planned comes no later by it."""
+        if interval == self._probe.base:
+            return
+        self._probe = _Probe(interval, started_at=now, has_migrated=self._probe.has_migrated)
+        if _FIRST in self._due and self.transport == HTTP2:
+            self._due[_FIRST] = min(self._due[_FIRST], now + interval)
+
     def next_timeout(self) -> float | None:
         """Return when `take_due` will have something, None while nothing is planned."""
         return min(self._due.values(), default=None)

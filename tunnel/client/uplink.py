@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from tunnel.client import events
 from tunnel.client.asking import Verdict
@@ -15,7 +16,8 @@ from tunnel.client.endpoints import Endpoint, url_of
 from tunnel.client.favourites import Favourites
 from tunnel.client.journal import Journal
 from tunnel.client.link import Link, Passage
-from tunnel.client.racing import Course, Lane, Rules
+from tunnel.client.racing import Course, Lane
+from tunnel.client.terms import Terms
 from tunnel.errors import Code
 from tunnel.log import get_log
 from tunnel.protocol.fields import Reason
@@ -32,25 +34,23 @@ class Uplink:
     def __init__(
         self,
         passage: Passage,
-        endpoints: Mapping[str, Endpoint],
-        rules: Rules,
+        terms: Terms,
         journal: Journal,
         favourites: Favourites,
-        drain_timeout: float,
     ) -> None:
         self._passage = passage
-        self._endpoints = endpoints  # by each of their names
+        self._terms = terms
         self._journal = journal
         self._favourites = favourites
-        self._drain_timeout = drain_timeout
         remembered = favourites.get(passage.way.server.address)
-        self._course = Course(rules, random.random, remembered=remembered)
+        self._course = Course(terms.rules, random.random, remembered=remembered)
         self._links: dict[Lane, Link] = {}
         self._departing: set[Link] = set()
         self._replaced: set[Link] = set()  # of those, the ones that serve until another does
         self._urls: dict[str, str] = {}  # of the names that the relay serves now
         self._news = asyncio.Event()
         self._is_stopping = False
+        self._has_served = asyncio.Event()
 
     def __repr__(self) -> str:
         claim = self._passage.claim
@@ -63,17 +63,43 @@ class Uplink:
 
     def carries(self, endpoint: Endpoint) -> bool:
         """Say whether the endpoint is served through this session."""
-        return self._endpoints.get(endpoint.names[0]) is endpoint
+        return self._terms.endpoints.get(endpoint.names[0]) is endpoint
 
     @property
     def urls(self) -> Mapping[str, str]:
         """Where visitors find each name that the relay serves now."""
         return self._urls
 
-    def stop(self) -> None:
-        """Ask `run` to end in order: visitors elsewhere, streams finished, everything closed."""
-        self._is_stopping = True
+    def reconfigure(self, terms: Terms) -> None:
+        """Go on with other terms: new streams follow them, and connections that begin from now on.
+
+        Their endpoints have the names that were claimed.
+        """
+        self._terms, passage = terms, self._passage
+        passage.forwarder.reconfigure(terms.endpoints, terms.linger_timeout)
+        self._passage = replace(
+            passage,
+            way=replace(passage.way, options=terms.options),
+            register_timeout=terms.register_timeout,
+            heartbeat=terms.heartbeat,
+        )
+        self._course.probe_every(terms.rules.probe_interval, self._now())
         self._news.set()
+
+    def stop(self) -> None:
+        """Ask `run` to end in order: visitors elsewhere, streams finished, everything closed.
+
+        That takes `drain_timeout` at most. To be called on the event loop.
+        """
+        self._leave_all(self._now() + self._terms.drain_timeout)
+
+    def retire(self) -> None:
+        """As `stop`, but streams may take as long as they need, until `stop`."""
+        self._leave_all(None)
+
+    async def served(self) -> None:
+        """Wait until a relay has answered all that a connection offers, or for `stop`."""
+        await self._has_served.wait()
 
     async def run(self) -> None:
         """Keep the session up until `stop`."""
@@ -85,7 +111,6 @@ class Uplink:
                     link = self._links[lane] = Link(lane, self._passage, self)
                     crowd.start(self._drive(link))
                 await self._wait(self._course.next_timeout())
-            self._leave_all()
 
     async def _wait(self, until: float | None) -> None:
         with suppress(TimeoutError):
@@ -93,13 +118,15 @@ class Uplink:
                 await self._news.wait()
         self._news.clear()
 
-    def _leave_all(self) -> None:
-        deadline = self._now() + self._drain_timeout
+    def _leave_all(self, deadline: float | None) -> None:
+        self._is_stopping = True
+        self._has_served.set()
         self._departing.update(self._links.values())
         self._links.clear()
         for link in self._departing:
             link.leave(deadline)
         self._passage.challenges.tell()
+        self._news.set()
 
     async def _drive(self, link: Link) -> None:
         try:
@@ -176,6 +203,7 @@ class Uplink:
         if self._is_current(link):
             self._course.serving(link.lane, self._now())
             self._apply()
+            self._has_served.set()
             while self._replaced:
                 self._replaced.pop().leave()
 
@@ -237,7 +265,7 @@ class Uplink:
             self._journal.not_serving(name)
         for name in self._passage.claim.names:
             if name in urls and name not in before:
-                endpoint = self._endpoints[name]
+                endpoint = self._terms.endpoints[name]
                 self._journal.serving(
                     events.Serving(
                         endpoint.name, endpoint.keypair.id, name, urls[name], self.server
@@ -258,6 +286,7 @@ class Uplink:
             observed=str(Address(*welcomes[0].observed)) if welcomes else None,
             last_error=self._journal.last_error,
             retry_in=max(0.0, due - self._now()) if is_waiting and due is not None else None,
+            round_trip=next((each.round_trip for each in self._links.values()), None),
         )
 
     @staticmethod

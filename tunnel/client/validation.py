@@ -6,11 +6,12 @@ told before all have confirmed.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from tunnel.client.asking import Verdict
 from tunnel.client.challenges import Challenge, Challenges
+from tunnel.client.sessions import Sessions
 from tunnel.client.uplink import Uplink
 from tunnel.errors import OrderPostponed
 
@@ -20,12 +21,12 @@ CONFIRM_TIMEOUT = 10.0  # seconds that each relay has
 class Validations:
     """The ChallengePath (`tunnel.acme.challenge`) over all sessions of this process."""
 
-    def __init__(self, uplinks: Sequence[Uplink], challenges: Challenges) -> None:
-        self._uplinks = uplinks
+    def __init__(self, sessions: Sessions, challenges: Challenges) -> None:
+        self._sessions = sessions
         self._challenges = challenges
 
     def __repr__(self) -> str:
-        return f"<Validations {self._challenges!r} over {len(self._uplinks)} uplinks>"
+        return f"<Validations {self._challenges!r} over {self._sessions!r}>"
 
     def context(self, name: str) -> ssl.SSLContext | None:
         """Return what answers validations of the name now."""
@@ -34,7 +35,7 @@ class Validations:
 
     async def ready(self, name: str) -> None:
         """As `ChallengePath.ready`: a relay sends visitors of the name here."""
-        while not any(uplink.serves(name) for uplink in self._uplinks):
+        while not any(uplink.serves(name) for uplink in self._sessions.uplinks):
             await self._challenges.changed()
 
     @asynccontextmanager
@@ -52,7 +53,7 @@ class Validations:
             self._reconsider()
 
     def _reconsider(self) -> None:
-        for uplink in self._uplinks:
+        for uplink in self._sessions.uplinks:
             uplink.reconsider()
 
     async def _confirmed(self, name: str) -> None:
@@ -77,7 +78,7 @@ class Validations:
 
         A relay that does not serve the name, or is not connected, is led nowhere and not asked.
         """
-        verdicts = {up: up.verdict(name) for up in self._uplinks if up.takes_part(name)}
+        verdicts = {up: up.verdict(name) for up in self._sessions.uplinks if up.takes_part(name)}
         if not verdicts:
             raise OrderPostponed(f"no relay is connected that serves {name}")
         for uplink, verdict in verdicts.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
+from tunnel.errors import SettingsError
 from tunnel.settings.schema import ANY
 from tunnel.settings.tree import KeyPath, dotted
 from tunnel.settings.values import ClientSettings, ListenerSettings, RelaySettings
@@ -158,6 +159,14 @@ def plan_reload(old: S, new: S) -> ReloadPlan:
     return ReloadPlan(
         MappingProxyType(changed_tables), MappingProxyType(changed_keys), tuple(sorted(restart))
     )
+
+
+def check_live(old: S, new: S) -> ReloadPlan:
+    """Return the plan; raises SettingsError if it needs a restart."""
+    plan = plan_reload(old, new)
+    if plan.restart_required:
+        raise SettingsError([f"{key}: needs a restart" for key in plan.restart_required])
+    return plan
 
 
 def _table_changes(before: Mapping[str, object], after: Mapping[str, object]) -> TableChanges:
