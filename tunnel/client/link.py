@@ -245,7 +245,7 @@ class Link:
 
     async def _register(self) -> None:
         self._exchange = exchange = await self._open()
-        hello = self._accept_only(await exchange.channel.receive())
+        hello = _accept_only(await exchange.channel.receive())
         if isinstance(hello, Hello):  # the machine takes nothing else first
             self.relay = hello.relay
         claim, registration = self._passage.claim, exchange.registration
@@ -259,7 +259,7 @@ class Link:
             extension=claim.extension,
         )
         await exchange.channel.write(registration.auth(body, claim.keypair.signer.sign))
-        answer = self._accept_only(await exchange.channel.receive())
+        answer = _accept_only(await exchange.channel.receive())
         if isinstance(answer, Welcome):
             self._welcome(answer)
 
@@ -273,13 +273,6 @@ class Link:
         binding = connection.binding
         registration = ClientRegistration(binding.transport, binding.leaf_hash)
         return _Exchange(connection, Channel(stream, registration), registration)
-
-    @staticmethod
-    def _accept_only(message: FromRelay) -> FromRelay:
-        """Return a message of the registration; raises Refused if it is the relay's no."""
-        if isinstance(message, Reject | Bye):
-            raise Refused(message.reason.code, message.message, message.retry_after)
-        return message
 
     def _welcome(self, welcome: Welcome) -> None:
         claimed, refused = self._passage.claim.names, welcome.refused
@@ -385,3 +378,10 @@ class Link:
                 await self._send(channel, self.offers.withdraw())
                 while self.offers.serving:
                     await self._wait_for_news(None)
+
+
+def _accept_only(message: FromRelay) -> FromRelay:
+    """Return a message of the registration; raises Refused if it is the relay's no."""
+    if isinstance(message, Reject | Bye):
+        raise Refused(message.reason.code, message.message, message.retry_after)
+    return message

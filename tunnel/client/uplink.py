@@ -12,11 +12,12 @@ from dataclasses import replace
 from tunnel.client import events
 from tunnel.client.asking import Verdict
 from tunnel.client.ending import Ending
-from tunnel.client.endpoints import Endpoint, url_of
+from tunnel.client.endpoints import Endpoint
 from tunnel.client.favourites import Favourites
 from tunnel.client.journal import Journal
 from tunnel.client.link import Link, Passage
 from tunnel.client.racing import Course, Lane
+from tunnel.client.served import ServedNames
 from tunnel.client.terms import Terms
 from tunnel.errors import Code
 from tunnel.log import get_log
@@ -47,7 +48,7 @@ class Uplink:
         self._links: dict[Lane, Link] = {}
         self._departing: set[Link] = set()
         self._replaced: set[Link] = set()  # of those, the ones that serve until another does
-        self._urls: dict[str, str] = {}  # of the names that the relay serves now
+        self._served = ServedNames(passage.way.server.name, journal)
         self._news = asyncio.Event()
         self._is_stopping = False
         self._has_served = asyncio.Event()
@@ -68,7 +69,7 @@ class Uplink:
     @property
     def urls(self) -> Mapping[str, str]:
         """Where visitors find each name that the relay serves now."""
-        return self._urls
+        return self._served.urls
 
     def reconfigure(self, terms: Terms) -> None:
         """Go on with other terms: new streams follow them, and connections that begin from now on.
@@ -253,24 +254,7 @@ class Uplink:
         self._news.set()
 
     def _compare_names(self) -> None:
-        """Tell which names the relay has begun or ceased to send visitors for."""
-        urls = {
-            name: url_of(name, link.welcome.granted[name])
-            for link in (*self._links.values(), *self._departing)
-            if link.welcome is not None
-            for name in link.offers.serving
-        }
-        before, self._urls = self._urls, urls
-        for name in before.keys() - urls.keys():
-            self._journal.not_serving(name)
-        for name in self._passage.claim.names:
-            if name in urls and name not in before:
-                endpoint = self._terms.endpoints[name]
-                self._journal.serving(
-                    events.Serving(
-                        endpoint.name, endpoint.keypair.id, name, urls[name], self.server
-                    )
-                )
+        self._served.compare((*self._links.values(), *self._departing), self._terms.endpoints)
 
     def state(self, names: frozenset[str]) -> events.ServerState:
         """Return how the session stands, as far as these names are concerned."""
@@ -282,7 +266,7 @@ class Uplink:
             transport=self._course.transport,
             reason=self._course.reason,
             connections=len(welcomes),
-            names=tuple(sorted(names & self._urls.keys())),
+            names=tuple(sorted(names & self._served.urls.keys())),
             observed=str(Address(*welcomes[0].observed)) if welcomes else None,
             last_error=self._journal.last_error,
             retry_in=max(0.0, due - self._now()) if is_waiting and due is not None else None,
