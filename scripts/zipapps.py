@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,9 @@ CACHE = ROOT / ".cache" / "build"
 DIST = ROOT / "dist"
 LOCK = ROOT / "requirements.lock"
 MINORS = (11, 12, 13, 14)
+GLIBC = (2, 28)  # what the wheels below ask for at most
+# Of these, wheels without compiled code exist beside those for one Python each.
+PURE = frozenset({"charset-normalizer", "tomli"})
 PROGRAMS = ("relay", "client")
 INTERPRETER = "/usr/bin/env -S python3 -I"
 MACHINE = platform.machine()
@@ -31,6 +35,7 @@ PLATFORMS = tuple(
 )
 # What pip and wheels note about one installation; it differs from minor to minor and run to run.
 INSTALLATION_NOTES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "WHEEL", "direct_url.json"})
+EPOCH = "315532800"  # seconds; whatever the caller has set, shiv writes it down
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 
 
@@ -95,20 +100,44 @@ def third_party() -> Path:
             merged = Path(scratch, "merged")
             for minor in MINORS:
                 merge(install(minor, Path(scratch, str(minor))), merged)
+            merge(install_pure(Path(scratch, "pure")), merged)
             merged.rename(target)
     return target
 
 
 def install(minor: int, target: Path) -> Path:
-    """Install the locked wheels for one minor into `target`."""
+    """Install the locked wheels for one minor into `target`, but for those that are pure."""
     print(f"installing the wheels for Python 3.{minor}", flush=True)
     options = [option for tag in PLATFORMS for option in ("--platform", tag)]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--target", str(target), "--python-version", f"3.{minor}", *options]
-    command += ["--only-binary=:all:", "--no-deps", "--no-compile", "--require-hashes"]
-    command += ["--cache-dir", str(CACHE / "pip"), "--requirement", str(LOCK)]
-    subprocess.run(command, check=True)
+    run_pip(lambda name: name not in PURE, target, "--python-version", f"3.{minor}", *options)
     return target
+
+
+def install_pure(target: Path) -> Path:
+    """Install into `target` those locked wheels that pip takes only if it is offered no others."""
+    print("installing the wheels for any Python", flush=True)
+    options = ("--python-version", f"3.{MINORS[0]}", "--implementation", "py", "--abi", "none")
+    run_pip(PURE.__contains__, target, *options, "--platform", "any")
+    return target
+
+
+def run_pip(is_wanted: Callable[[str], bool], target: Path, *options: str) -> None:
+    """Have pip install what is wanted of the lock into `target`."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lock") as wanted:
+        wanted.writelines(text for name, text in locked() if is_wanted(name))
+        wanted.flush()
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += ["--target", str(target), "--only-binary=:all:", "--no-deps", "--no-compile"]
+        command += ["--require-hashes", "--cache-dir", str(CACHE / "pip"), *options]
+        subprocess.run([*command, "--requirement", wanted.name], check=True)
+
+
+def locked() -> Iterator[tuple[str, str]]:
+    """Yield the name of each requirement in the lock, and its lines."""
+    for text in re.split("(?m)^(?=[A-Za-z0-9])", LOCK.read_text()):
+        name, _, pinned = text.partition("==")
+        if pinned:
+            yield name, text
 
 
 def merge(source: Path, target: Path) -> None:
@@ -148,7 +177,7 @@ def run_shiv(site: Path, entry: str, target: Path) -> None:
         "--output-file",
         str(target),
     ]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH})
 
 
 def repack(packed: Path, target: Path) -> Path:
@@ -173,7 +202,7 @@ def repack(packed: Path, target: Path) -> Path:
 
 
 def describe(contents: dict[str, bytes]) -> dict[str, object]:
-    """Return what tunnel/boot.py has to know: the minors, and the size of each file to unpack."""
+    """Return what tunnel/boot.py has to know: where it can run, and the size of each file."""
     prefix = "site-packages/"
     sizes = {
         name.removeprefix(prefix): len(content)
@@ -182,7 +211,7 @@ def describe(contents: dict[str, bytes]) -> dict[str, object]:
     }
     if hooks := [name for name in sizes if name.endswith(".pth")]:
         sys.exit(f"{hooks} would have no effect: the start-up does not read .pth files")
-    return {"minors": MINORS, "sizes": sizes}
+    return {"minors": MINORS, "machine": MACHINE, "glibc": GLIBC, "sizes": sizes}
 
 
 if __name__ == "__main__":

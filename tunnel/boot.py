@@ -23,11 +23,39 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from zipimport import zipimporter
 
 CANNOT_CREATE = 73  # EX_CANTCREAT of sysexits.h
 CANNOT_READ = 74  # EX_IOERR
+
+_KEY_LENGTH = 16
+_HEX_DIGITS = frozenset("0123456789abcdef")
+_ATTEMPTS = 10  # each is lost only if some other version starts within microseconds
+
+
+class Place(NamedTuple):
+    """What an archive is started on."""
+
+    python: str  # such as CPython 3.11
+    machine: str
+    libc: str  # such as glibc 2.36
+
+    @classmethod
+    def here(cls) -> "Place":
+        """Return the Python and the machine that run this."""
+        name = {"cpython": "CPython"}.get(sys.implementation.name, sys.implementation.name)
+        threads = "t" if "t" in getattr(sys, "abiflags", "") else ""  # no GIL: another ABI
+        bits = "" if sys.maxsize > 1 << 32 else " with 32 bits"  # a 64-bit kernel may run it
+        try:
+            libc = os.confstr("CS_GNU_LIBC_VERSION")
+        except (OSError, ValueError):  # only glibc knows this name
+            libc = None
+        return cls(
+            f"{name} 3.{sys.version_info[1]}{threads}",
+            f"{os.uname().machine}{bits}",
+            libc or "another C library",
+        )
 
 
 class Bundle:
@@ -43,11 +71,26 @@ class Bundle:
         about = json.loads(reader.get_data(os.path.join(archive, "bundle.json")))
         self.archive = archive
         self.entry: str = shiv["entry_point"]
-        self.key: str = shiv["build_id"][:16]
+        self.key: str = shiv["build_id"][:_KEY_LENGTH]
         self.minors: list[int] = about["minors"]
+        self.machine: str = about["machine"]
+        self.glibc: list[int] = about["glibc"]
         self.sizes: dict[str, int] = {
             name: size for name, size in about["sizes"].items() if _is_ours(name)
         }
+
+    def unmet(self, place: Place) -> str:
+        """Return why this cannot run at `place`; empty if it can."""
+        pythons = [f"CPython 3.{minor}" for minor in self.minors]
+        if place.python not in pythons:
+            return f"is built for {', '.join(pythons)}; this is {place.python}"
+        if place.machine != self.machine:
+            return f"is built for {self.machine}; this is {place.machine}"
+        name, _, version = place.libc.partition(" ")
+        if name != "glibc" or [int(part) for part in version.split(".")[:2]] < self.glibc:
+            needed = ".".join(map(str, self.glibc))
+            return f"needs glibc {needed} or newer; this is {place.libc}"
+        return ""
 
     def unpack(self, prefix: str) -> str:
         """Return the directory at `prefix` plus `key`, complete; raises OSError where it cannot be.
@@ -56,16 +99,15 @@ class Bundle:
         Any number of processes may do so at once: each file appears whole, by being renamed.
         """
         directory = prefix + self.key
-        os.makedirs(directory, mode=0o755, exist_ok=True)
         hold = _hold(directory)
         try:
             damaged = self._damaged(directory)
             if damaged:
                 self._mend(directory, damaged)
-                clear_out(prefix, directory)
         except OSError:
             os.close(hold)
             raise
+        clear_out(prefix, directory)
         return directory
 
     def _damaged(self, directory: str) -> list[str]:
@@ -94,10 +136,21 @@ def _is_ours(name: str) -> bool:
 
 
 def _hold(directory: str) -> int:
-    """Take a shared lock on `directory`, which lasts as long as the process and keeps it there.
+    """Make `directory` and take a shared lock on it, which keeps it there for all the process.
 
     Raises OSError if another user may write there, or if nothing may be executed from there.
     """
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):  # another version cleared it out before it was locked
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+            hold = _lock(directory)
+            if _is_at(directory, hold):
+                return hold
+            os.close(hold)
+    raise FileNotFoundError(f"{directory} is deleted time and again")
+
+
+def _lock(directory: str) -> int:
     hold = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         status = os.fstat(hold)
@@ -110,6 +163,13 @@ def _hold(directory: str) -> int:
         os.close(hold)
         raise
     return hold
+
+
+def _is_at(directory: str, hold: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(directory), os.fstat(hold))
+    except FileNotFoundError:
+        return False
 
 
 def _size(directory: str, name: str) -> int:
@@ -133,20 +193,33 @@ def _write(path: str, content: bytes) -> None:
 
 
 def clear_out(prefix: str, keep: str) -> None:
-    """Delete what other versions unpacked at `prefix`, unless a process holds it."""
-    import glob  # noqa: PLC0415 - not needed by a warm start
+    """Delete what other versions unpacked at `prefix`, unless a process holds it.
+
+    Every start does so: while an update was unpacked, what it replaces was most likely running.
+    """
+    parent, beginning = os.path.split(prefix)
+    try:
+        names = os.listdir(parent)
+    except OSError:  # may be entered, but not listed
+        return
+    for name in names:
+        key = name[len(beginning) :]
+        is_copy = name.startswith(beginning) and len(key) == _KEY_LENGTH and set(key) <= _HEX_DIGITS
+        directory = os.path.join(parent, name)
+        if is_copy and directory != keep:
+            with suppress(OSError):  # in use, or not ours
+                _remove(directory)
+
+
+def _remove(directory: str) -> None:
     import shutil  # noqa: PLC0415 - not needed by a warm start
 
-    for directory in glob.glob(glob.escape(prefix) + "[0-9a-f]" * 16):
-        if directory == keep:
-            continue
-        with suppress(OSError):  # in use, or not ours
-            hold = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory)
-            finally:
-                os.close(hold)
+    hold = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory)
+    finally:
+        os.close(hold)
 
 
 def prefixes(environment: Mapping[str, str]) -> Iterator[str]:
@@ -178,10 +251,9 @@ def start(archive: str) -> NoReturn:
     """Run the program in `archive`, and exit as it says."""
     try:
         bundle = Bundle(archive)
-        if sys.version_info[1] not in bundle.minors:
-            known = ", ".join(f"3.{minor}" for minor in bundle.minors)
-            running = f"3.{sys.version_info[1]}"
-            raise _refusal(f"is built for Python {known}; this is Python {running}", 1)
+        unmet = bundle.unmet(Place.here())
+        if unmet:
+            raise _refusal(unmet, 1)
         sys.path[0] = settle(bundle, os.environ)
     except (OSError, ImportError, ValueError) as error:
         raise _refusal(f"is damaged: {error}", CANNOT_READ) from error

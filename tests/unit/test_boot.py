@@ -1,11 +1,22 @@
-"""Where a zipapp would unpack itself."""
+"""Where a zipapp would unpack itself, and where it would not run."""
 
 import ast
+import fcntl
+import json
 import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tunnel import boot
-from tunnel.boot import prefixes
+from tunnel.boot import Bundle, Place, prefixes
 
 
 def test_what_the_operator_says_comes_before_what_systemd_says_and_home() -> None:
@@ -40,3 +51,90 @@ def _imports_more(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Import):
         return [name.name for name in statement.names] != ["sys"]
     return isinstance(statement, ast.ImportFrom)
+
+
+def bundle(folder: Path, key: str = "0" * 16) -> Bundle:
+    """Return an archive with two files, for CPython 3.11 on x86_64 with glibc 2.28."""
+    about = {"minors": [11], "machine": "x86_64", "glibc": [2, 28], "sizes": {"a.py": 1, "b/c": 2}}
+    archive = folder / f"{key}.pyz"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("environment.json", json.dumps({"entry_point": "a:b", "build_id": key}))
+        file.writestr("bundle.json", json.dumps(about))
+        file.writestr("site-packages/a.py", "#")
+        file.writestr("site-packages/b/c", "##")
+    return Bundle(str(archive))
+
+
+FITTING = Place("CPython 3.11", "x86_64", "glibc 2.28")
+
+
+@pytest.mark.parametrize("libc", ["glibc 2.28", "glibc 2.41", "glibc 2.36.9000", "glibc 3.0"])
+def test_it_runs_where_it_was_built_for(libc: str, tmp_path: Path) -> None:
+    assert bundle(tmp_path).unmet(FITTING._replace(libc=libc)) == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [
+        (FITTING._replace(python="CPython 3.15"), "CPython 3.11; this is CPython 3.15"),
+        (FITTING._replace(python="CPython 3.11t"), "CPython 3.11; this is CPython 3.11t"),
+        (FITTING._replace(python="pypy 3.11"), "CPython 3.11; this is pypy 3.11"),
+        (FITTING._replace(machine="aarch64"), "built for x86_64; this is aarch64"),
+        (FITTING._replace(libc="glibc 2.27"), "needs glibc 2.28 or newer; this is glibc 2.27"),
+        (FITTING._replace(libc="another C library"), "this is another C library"),
+    ],
+)
+def test_elsewhere_it_says_what_it_needs(place: Place, sentence: str, tmp_path: Path) -> None:
+    assert sentence in bundle(tmp_path).unmet(place)
+
+
+def test_this_very_place_is_known() -> None:
+    here = Place.here()
+    assert here.python.startswith("CPython 3.")
+    assert here.libc.startswith("glibc 2.")
+
+
+def test_a_copy_that_was_deleted_before_it_was_locked_is_made_and_locked_anew(
+    tmp_path: Path,
+) -> None:
+    unpacked, prefix = bundle(tmp_path), f"{tmp_path}/copy-"
+    copy = Path(prefix + unpacked.key)
+    copy.mkdir(mode=0o755)
+    with locked(copy), starting(unpacked, prefix) as start:
+        shutil.rmtree(copy)
+    with start:
+        assert start.stdout is not None
+        assert start.stdout.read(1) == b"!"
+        assert (copy / "b" / "c").read_text() == "##"
+        with pytest.raises(BlockingIOError), locked(copy):
+            pass  # who clears out would now delete it
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory as who deletes it does."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def starting(unpacked: Bundle, prefix: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Have another process unpack, once it waits for a lock; it writes `!` when it is done."""
+    code = (
+        "import sys; from tunnel.boot import Bundle; "
+        f"Bundle({unpacked.archive!r}).unpack({prefix!r}); "
+        "print(end='!', flush=True); sys.stdin.read()"  # keeps the lock until the test has looked
+    )
+    start = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(boot.__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    while not re.search(rf"-> FLOCK .* {start.pid} ", Path("/proc/locks").read_text()):
+        assert start.poll() is None
+    yield start
