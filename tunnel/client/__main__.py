@@ -33,7 +33,7 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
     async def run(signals: "Signals") -> None:
         await run_until(signals.stop, Client(settings, on_event=Announcer(banner)))
 
-    return run_daemon(settings.log, run)
+    return run_daemon("client", settings.log, run)
 
 
 async def run_until(stop: "asyncio.Event", client: "Client") -> None:

@@ -25,7 +25,7 @@ def serve(settings: "RelaySettings") -> int:
         relay = Relay(settings, on_open=lambda opening: announce(settings, opening))
         await relay.run(signals.stop)
 
-    return run_daemon(settings.log, run)
+    return run_daemon("relay", settings.log, run)
 
 
 def announce(settings: "RelaySettings", opening: "Opening") -> None:
