@@ -22,7 +22,7 @@ from tests.e2e.world import SUFFIX, Client, Relay, World
 
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
 
-AUTHORIZATION_PATH = "/authZ/"
+READY_TO_ORDER = "account made"  # relays are asked next
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 PATIENT = '[timeouts]\nheartbeat = "30s"\n'  # a relay that is held up counts as connected
 WATCHFUL = '[timeouts]\nheartbeat = "1s"\n'  # one that was killed is missed soon
@@ -91,15 +91,15 @@ def test_an_authority_may_be_led_to_any_relay(realm: Realm, target: str) -> None
     assert realm.orders() == client.process.logged().count("certificate issued") == len(names)
 
 
-def test_the_authority_is_told_once_every_relay_has_confirmed(realm: Realm, target: str) -> None:
+def test_nothing_is_ordered_before_every_relay_has_confirmed(realm: Realm, target: str) -> None:
     relays = three_relays(realm)
     client = start_before_the_authority(realm, *relays, target=target)
     realm.authority.dns.add_a(client.host, *HOSTS)
     relays[2].process.signal(SIGSTOP)
     realm.authority.resume()
-    realm.wait_for_asked(AUTHORIZATION_PATH)
+    client.process.wait_for(READY_TO_ORDER)
     time.sleep(LOOKING)
-    assert realm.asked(CHALLENGE_PATH) == 0
+    assert realm.orders() == 0
     relays[2].process.signal(SIGCONT)
     client.process.wait_for(ISSUED)
     assert realm.asked(CHALLENGE_PATH) == 1
@@ -122,7 +122,7 @@ def test_a_relay_killed_while_the_others_confirm_is_done_without(
     realm.authority.dns.add_a(client.host, HOSTS[0])
     third.process.signal(SIGSTOP)
     realm.authority.resume()
-    realm.wait_for_asked(AUTHORIZATION_PATH)
+    client.process.wait_for(READY_TO_ORDER)
     (third if is_killed else second).process.kill()
     if not is_killed:
         third.process.signal(SIGCONT)
@@ -141,7 +141,7 @@ def test_a_relay_that_joins_while_others_confirm_is_asked_too(realm: Realm, targ
     realm.authority.dns.add_a(client.host, HOSTS[2])
     second.process.signal(SIGSTOP)
     realm.authority.resume()
-    realm.wait_for_asked(AUTHORIZATION_PATH)
+    client.process.wait_for(READY_TO_ORDER)
     third.restart()
     client.process.wait_for("serving server=r3 ", 9.0)
     second.process.signal(SIGCONT)

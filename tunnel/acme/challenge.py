@@ -7,6 +7,7 @@ its own listeners, a client through the relays that serve the name.
 import asyncio
 import ssl
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -28,6 +29,13 @@ PARTING_TIMEOUT = 5.0  # seconds, for the authority to close after it
 LIFETIME = timedelta(days=7)  # longer than any order is left open
 
 
+@dataclass(slots=True, eq=False)
+class PendingAnswer:
+    """What answers validations of one name: nothing before an order says what they ask for."""
+
+    context: ssl.SSLContext | None = None
+
+
 class ChallengePath(Protocol):
     """How an authority's validations reach this process."""
 
@@ -38,9 +46,9 @@ class ChallengePath(Protocol):
         """
 
     def opened(
-        self, name: str, context: ssl.SSLContext, *, renewal: bool
+        self, name: str, answer: PendingAnswer, *, renewal: bool
     ) -> AbstractAsyncContextManager[None]:
-        """Return what has validations of `name` answered with `context` while it is entered.
+        """Return what has validations of `name` answered with `answer` while it is entered.
 
         Entering ends once every way has confirmed that it is ready; raises OrderPostponed if one
         refuses or does not answer in time. Leaving takes it all back.

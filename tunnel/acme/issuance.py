@@ -262,10 +262,13 @@ class Issuer:
                 after = error.retry_after if isinstance(error, OrderPostponed) else None
                 kept.record = kept.record.postponed(_line(error), now, after)
                 self._tell_failure(kept, wanted, "certificate not ordered", now)
+                if not isinstance(error, NotWritable):  # of which enough is said
+                    self._remember(kept)
             except IssueFailed as error:
                 now = self._now()
                 kept.record = kept.record.failed(_line(error), now, error.retry_after)
                 self._tell_failure(kept, wanted, "certificate not issued", now)
+                self._remember(kept)
             else:
                 self._take(kept, wanted, certificate)
 
@@ -296,7 +299,6 @@ class Issuer:
         retry_in = (kept.record.may_order_at(now) - now).total_seconds()
         cause = kept.record.last_error or ""
         kept.log.warning(event, cause=cause, retry_in=round(retry_in, 1))
-        self._remember(kept)
         wanted.failed(cause, retry_in)
 
     def _save(self, kept: _Kept) -> None:

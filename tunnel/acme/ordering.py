@@ -5,7 +5,7 @@ takes a sixth of a second.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tunnel.acme.challenge import ChallengePath, challenge_context
+from tunnel.acme.challenge import ChallengePath, PendingAnswer, challenge_context
 from tunnel.acme.directories import Directory
 from tunnel.acme.preflight import check, wants_preflight
 from tunnel.acme.store import Draft, Store
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 PROOF_TIMEOUT = 120.0  # seconds for the authority to validate all names
 ISSUE_TIMEOUT = 120.0  # seconds for it to issue the certificate
+WARNINGS_KEPT = 10_000  # so as not to repeat them
 PAUSE_MAX = 30.0  # seconds between two looks, whatever the authority asks for
 
 log = get_log(__name__)
@@ -68,6 +69,8 @@ class Orders:
         self._resolver = resolver  # None: the system's
         self._worker = Worker(f"acme {directory.name}")
         self._authority: Authority | None = None
+        self._warned: set[str] = set()  # what preflights have said already
+        self._finished: dict[tuple[str, ...], str] = {}  # URL of the last order that succeeded
 
     async def renewal_window(
         self, certificate: Certificate
@@ -86,27 +89,48 @@ class Orders:
         """
         await self._run(lambda _authority: None)
         await self._check(request.names)
+        # Nothing is ordered before every relay is ready for what follows from it.
+        async with AsyncExitStack() as stack:
+            expected = {name: PendingAnswer() for name in request.names}
+            renewal = request.predecessor is not None
+            for name, each in expected.items():
+                opened = request.path.opened(name, each, renewal=renewal)
+                await stack.enter_async_context(opened)
+            return await self._ordered(request, expected)
+
+    async def _ordered(
+        self, request: Request, expected: Mapping[str, PendingAnswer]
+    ) -> Certificate:
+        """Return the certificate of the order under way, or else of a new one."""
         draft = self._draft(request)
         if draft is not None:
             order = await self._resumed(draft, request.names)
-            certificate = await self._pursue(order, draft.key, request)
+            certificate = await self._pursue(order, draft.key, request, expected)
             if not _is_known(certificate, request):
                 return certificate
-            self._store.drop_draft(request.names)  # a full disk or a kill left it behind
-        return await self._pursue(*await self._placed(request), request)
+            self._store.drop_draft(request.names)  # left behind by a process that was killed
+        return await self._pursue(*await self._placed(request), request, expected)
 
-    async def _pursue(self, order: "Order", key: CertificateKey, request: Request) -> Certificate:
+    async def _pursue(
+        self,
+        order: "Order",
+        key: CertificateKey,
+        request: Request,
+        expected: Mapping[str, PendingAnswer],
+    ) -> Certificate:
         """Bring an order to its end, from wherever it stands."""
         try:
-            await self._prove(order, request)
+            await self._prove(order, expected)
             await self._run(lambda _authority: order.finalize(key))
-            return await self._until(
+            certificate = await self._until(
                 lambda: order.poll_certificate(key), ISSUE_TIMEOUT, "the certificate was not issued"
             )
         except IssueFailed as error:
             if _is_over(error):
                 self._store.drop_draft(request.names)
             raise
+        self._finished[request.names] = order.url
+        return certificate
 
     async def _run(self, step: "Callable[[Authority], T]") -> T:
         """Return what a step with the authority returns, once its account is there."""
@@ -134,14 +158,17 @@ class Orders:
         account = authority.account_url
         verdict = await check(names, identities, account=account, resolver=self._resolver)
         for warning in verdict.warnings:
-            log.warning("preflight", cause=warning)
+            tell = log.debug if warning in self._warned else log.warning
+            tell("preflight", cause=warning)
+        if len(self._warned) < WARNINGS_KEPT:
+            self._warned.update(verdict.warnings)
         if verdict.faults:
             raise OrderPostponed("; ".join(verdict.faults))
 
     def _draft(self, request: Request) -> Draft | None:
         """Return the order that was under way when this or an earlier process gave it up."""
         draft = self._store.draft(request.names)
-        if draft is None or _is_for_the_key(draft, request):
+        if draft is None or self._is_worth_resuming(draft, request):
             return draft
         self._store.drop_draft(request.names)
         return None
@@ -154,6 +181,12 @@ class Orders:
             raise OrderGone(f"nothing will come of {draft.url}")
         return order
 
+    def _is_worth_resuming(self, draft: Draft, request: Request) -> bool:
+        """Say no to what is done already, and to an order for another key than is wanted."""
+        if draft.url == self._finished.get(request.names):  # a full disk may keep us from dropping
+            return False
+        return request.key is None or request.key.public_key() == draft.key.public_key()
+
     async def _placed(self, request: Request) -> "tuple[Order, CertificateKey]":
         key = request.key or ec.generate_private_key(ec.SECP256R1())
         replaces = request.predecessor
@@ -161,17 +194,15 @@ class Orders:
         self._store.save_draft(Draft(order.url, request.names, key))
         return order, key
 
-    async def _prove(self, order: "Order", request: Request) -> None:
+    async def _prove(self, order: "Order", expected: Mapping[str, PendingAnswer]) -> None:
         """Answer the authority's challenges until it has seen that the names are ours."""
-        async with AsyncExitStack() as stack:
-            for name, digest in order.challenges.items():
-                context = challenge_context(name, digest, datetime.now(UTC))
-                renewal = request.predecessor is not None
-                opened = request.path.opened(name, context, renewal=renewal)
-                await stack.enter_async_context(opened)
-            if order.challenges:
-                await self._run(lambda _authority: order.answer())
-            await self._until(order.poll_proofs, PROOF_TIMEOUT, "the authority saw no proof")
+        for name, digest in order.challenges.items():
+            if name not in expected:
+                raise IssueFailed(f"the authority wants a proof of {name}, which was not ordered")
+            expected[name].context = challenge_context(name, digest, datetime.now(UTC))
+        if order.challenges:
+            await self._run(lambda _authority: order.answer())
+        await self._until(order.poll_proofs, PROOF_TIMEOUT, "the authority saw no proof")
 
     async def _until(self, look: "Callable[[], T | float]", timeout: float, failure: str) -> T:
         """Return what `look` comes to see; until then it returns the seconds to the next look.
@@ -186,10 +217,6 @@ class Orders:
             if asyncio.get_running_loop().time() >= deadline:
                 raise IssueFailed(f"{failure} within {timeout:g} s")
             await asyncio.sleep(min(seen, PAUSE_MAX))
-
-
-def _is_for_the_key(draft: Draft, request: Request) -> bool:
-    return request.key is None or request.key.public_key() == draft.key.public_key()
 
 
 def _is_known(certificate: Certificate, request: Request) -> bool:

@@ -4,10 +4,10 @@ It is read whenever a connection makes an offer, and whenever a validation comes
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.errors import LocalProtocolError
 
 
@@ -18,7 +18,7 @@ class Challenge:
     Compared by identity: what was said of one that is over says nothing of the next.
     """
 
-    context: ssl.SSLContext
+    pending: PendingAnswer
     renewal: bool
     answers: int = 0  # so far
 

@@ -77,12 +77,12 @@ class Forwarder:
     async def _validate(self, stream: Prefixed, header: StreamHeader) -> None:
         """Answer a validation that is expected; who may visit has no say in it."""
         challenge = self._challenges.get(header.name)
-        if challenge is None:
+        if challenge is None or challenge.pending.context is None:
             stream.abort(Code.NOT_SERVING)
             return
         fields = {"name": header.name, "peer": header.peer[0]}
         try:
-            await answer_validation(stream, challenge.context)
+            await answer_validation(stream, challenge.pending.context)
         except (StreamReset, RemoteProtocolError) as error:
             log.debug("validation ended", cause=error, **fields)
             return

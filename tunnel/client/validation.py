@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.client.asking import Verdict
 from tunnel.client.challenges import Challenge, Challenges
 from tunnel.client.sessions import Sessions
@@ -31,7 +32,7 @@ class Validations:
     def context(self, name: str) -> ssl.SSLContext | None:
         """Return what answers validations of the name now."""
         challenge = self._challenges.get(name)
-        return None if challenge is None else challenge.context
+        return None if challenge is None else challenge.pending.context
 
     async def ready(self, name: str) -> None:
         """As `ChallengePath.ready`: a relay sends visitors of the name here."""
@@ -40,10 +41,10 @@ class Validations:
 
     @asynccontextmanager
     async def opened(
-        self, name: str, context: ssl.SSLContext, *, renewal: bool
+        self, name: str, answer: PendingAnswer, *, renewal: bool
     ) -> AsyncIterator[None]:
         """As `ChallengePath.opened`: one at a time for a name, else LocalProtocolError."""
-        self._challenges.add(name, Challenge(context, renewal))
+        self._challenges.add(name, Challenge(answer, renewal))
         try:
             self._reconsider()
             await self._confirmed(name)

@@ -1,10 +1,9 @@
 """The relay's own names before an authority: it answers for them on its public ports itself."""
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tunnel.acme.challenge import answer_validation
+from tunnel.acme.challenge import PendingAnswer, answer_validation
 from tunnel.errors import OrderPostponed
 from tunnel.stream import Prefixed, Stream
 
@@ -13,14 +12,14 @@ class OwnValidations:
     """The way by which validations of the relay's own names come to it: a ChallengePath."""
 
     def __init__(self) -> None:
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._expected: dict[str, PendingAnswer] = {}
 
     def __repr__(self) -> str:
-        return f"<OwnValidations of {', '.join(sorted(self._contexts)) or 'nothing'}>"
+        return f"<OwnValidations of {', '.join(sorted(self._expected)) or 'nothing'}>"
 
     def __contains__(self, name: str) -> bool:
         """Say whether a validation of the name is answered here now."""
-        return name in self._contexts
+        return name in self._expected and self._expected[name].context is not None
 
     async def ready(self, name: str) -> None:
         """Return at once: the listeners are open before anything is ordered."""
@@ -29,22 +28,24 @@ class OwnValidations:
     async def opened(
         self,
         name: str,
-        context: ssl.SSLContext,
+        answer: PendingAnswer,
         *,
         renewal: bool,  # noqa: ARG002 - of the interface; the fleet's budget is for clients
     ) -> AsyncIterator[None]:
         """As `ChallengePath.opened`; nobody else has to confirm."""
-        if name in self._contexts:
+        if name in self._expected:
             raise OrderPostponed(f"another order for {name} waits for its validation")
-        self._contexts[name] = context
+        self._expected[name] = answer
         try:
             yield
         finally:
-            del self._contexts[name]
+            del self._expected[name]
 
     async def answer(self, name: str, caller: Stream, hello: bytes) -> None:
         """Shake hands with an authority whose ClientHello was read off `caller` already.
 
-        For a name that is in here. Raises StreamReset, RemoteProtocolError.
+        Does nothing for a name that is not in here. Raises StreamReset, RemoteProtocolError.
         """
-        await answer_validation(Prefixed(caller, hello), self._contexts[name])
+        context = self._expected[name].context if name in self._expected else None
+        if context is not None:
+            await answer_validation(Prefixed(caller, hello), context)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import pytest
 
 from tests.acme_front import NEW_ORDER_PATH, Front
 from tests.integration.acme.steps import Answerer, settings_for
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.acme.directories import directory_of
 from tunnel.acme.issuance import Issuer, Standing, Wanted
 from tunnel.acme.store import Store
@@ -81,7 +81,7 @@ class Showing:
 
     @asynccontextmanager
     async def opened(
-        self, name: str, context: ssl.SSLContext, *, renewal: bool
+        self, name: str, answer: PendingAnswer, *, renewal: bool
     ) -> AsyncIterator[None]:
         if self.refusal is not None:
             raise self.refusal
@@ -91,7 +91,7 @@ class Showing:
             self.on_open()
             await self.goes_on.wait()
             if not self.shows_nothing and name not in self.hidden:
-                self.answerer.present(name, context)
+                self.answerer.present(name, answer)
             yield
         finally:
             self.open_now -= 1

@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.acme_front import Front
 from tests.pebble import LOOPBACK, Pebble
 from tunnel.acme.authority import Authority
-from tunnel.acme.challenge import ALPN, challenge_context
+from tunnel.acme.challenge import ALPN, PendingAnswer, challenge_context
 from tunnel.acme.directories import directory_of
 from tunnel.acme.order import Order
 from tunnel.settings.values import AcmeSettings, EabSettings
@@ -31,19 +31,20 @@ class Answerer:
     """Shows each name's challenge certificate to whoever asks for it (RFC 8737)."""
 
     def __init__(self) -> None:
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._answers: dict[str, PendingAnswer] = {}
+        self.on_asked: Callable[[], object] = lambda: None  # in a thread, before each answer
         self._listener = socket.create_server((LOOPBACK, 0))
         self._thread = threading.Thread(target=self._serve)
         self.port: int = self._listener.getsockname()[1]
 
     def show(self, name: str, digest: bytes) -> None:
-        self.present(name, challenge_context(name, digest, datetime.now(UTC)))
+        self.present(name, PendingAnswer(challenge_context(name, digest, datetime.now(UTC))))
 
-    def present(self, name: str, context: ssl.SSLContext) -> None:
-        self._contexts[name] = context
+    def present(self, name: str, answer: PendingAnswer) -> None:
+        self._answers[name] = answer
 
     def forget(self, name: str) -> None:
-        self._contexts.pop(name, None)
+        self._answers.pop(name, None)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -82,9 +83,11 @@ class Answerer:
         return door
 
     def _choose(self, tls: ssl.SSLObject, name: str | None, _door: ssl.SSLContext) -> int | None:
-        if name not in self._contexts:
+        self.on_asked()
+        answer = self._answers.get(name or "")
+        if answer is None or answer.context is None:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-        tls.context = self._contexts[name]
+        tls.context = answer.context
         return None
 
 

@@ -21,7 +21,7 @@ from tests.integration.test_keys_client_visits import (
     target,
     visit,
 )
-from tunnel.acme.challenge import challenge_context
+from tunnel.acme.challenge import PendingAnswer, challenge_context
 from tunnel.client.client import Client
 from tunnel.client.events import ClientEvent, Serving
 from tunnel.client.validation import Validations
@@ -64,8 +64,8 @@ def validations(client: Client) -> Validations:
     return client._validations
 
 
-def digest_context(name: str) -> ssl.SSLContext:
-    return challenge_context(name, DIGEST, datetime.now(UTC))
+def digest_answer(name: str) -> PendingAnswer:
+    return PendingAnswer(challenge_context(name, DIGEST, datetime.now(UTC)))
 
 
 async def probe(stage: Stage, name: str) -> bytes | str:
@@ -96,7 +96,7 @@ def test_an_authority_sees_the_proof_and_a_visitor_the_page(
             settings = with_acme(stage, tmp_path, to, transport)
             async with at_work(settings) as (client, name):
                 before = await probe(stage, name)
-                async with validations(client).opened(name, digest_context(name), renewal=False):
+                async with validations(client).opened(name, digest_answer(name), renewal=False):
                     seen = await probe(stage, name)
                     visitor = await visit(stage, name)
                 after = await probe(stage, name)
@@ -113,7 +113,7 @@ def test_many_look_at_once(run: Run, tmp_path: Path, transport: str) -> None:
             settings = with_acme(stage, tmp_path, to, transport)
             async with (
                 at_work(settings) as (client, name),
-                validations(client).opened(name, digest_context(name), renewal=True),
+                validations(client).opened(name, digest_answer(name), renewal=True),
             ):
                 seen = await asyncio.gather(*(probe(stage, name) for _ in range(8)))
         assert seen == [DIGEST] * 8
@@ -130,7 +130,7 @@ def test_a_conversation_that_began_before_goes_on(run: Run, tmp_path: Path, tran
                     *stage.public, ssl=anybody(), server_hostname=name
                 )
                 writer.write(SAID[:2])
-                async with validations(client).opened(name, digest_context(name), renewal=False):
+                async with validations(client).opened(name, digest_answer(name), renewal=False):
                     await probe(stage, name)
                 writer.write(SAID[2:])
                 answer = await reader.read()
@@ -149,7 +149,7 @@ def test_another_session_of_the_same_key_neither_gets_nor_stops_it(
             identity = load_or_create(settings.keypairs["key"].file)
             async with (
                 at_work(settings) as (client, name),
-                validations(client).opened(name, digest_context(name), renewal=False),
+                validations(client).opened(name, digest_answer(name), renewal=False),
             ):
                 other = await stage.register(identity=identity)
                 answer = await other.serve(name, visitors=False, challenge=True)
@@ -168,7 +168,7 @@ def test_a_client_that_takes_the_name_over_does_not_answer_for_the_one_before(
             settings = with_acme(stage, tmp_path, to, "h2")
             async with (
                 at_work(settings) as (client, name),
-                validations(client).opened(name, digest_context(name), renewal=False),
+                validations(client).opened(name, digest_answer(name), renewal=False),
                 at_work(replace(settings, state_dir=tmp_path / "second")),
             ):
                 seen = await probe(stage, name)
@@ -185,7 +185,7 @@ def test_a_visitor_before_the_first_certificate_is_told_that_there_is_none(
             settings = with_acme(stage, tmp_path, to, transport, before_certificate="refuse")
             async with at_work(settings) as (client, name):
                 alert = await alert_to_a_visitor(stage, name)
-                async with validations(client).opened(name, digest_context(name), renewal=False):
+                async with validations(client).opened(name, digest_answer(name), renewal=False):
                     seen = await probe(stage, name)
         assert (alert, seen) == (INTERNAL_ERROR, DIGEST)
 

@@ -34,7 +34,7 @@ from tests.integration.acme.keeping import (
 from tests.integration.acme.steps import Answerer, settings_for
 from tests.integration.conftest import Run
 from tests.pebble import Pebble, pebble
-from tunnel.acme.challenge import challenge_context
+from tunnel.acme.challenge import PendingAnswer, challenge_context
 from tunnel.acme.schedule import FAILURES_PER_HOUR, RETRY_DELAYS
 from tunnel.settings.values import EabSettings
 
@@ -268,7 +268,7 @@ def test_a_wrong_proof_is_told_in_the_words_of_the_authority(
 ) -> None:
     async def body() -> None:
         kept.path.shows_nothing = True
-        answerer.present(NAME, challenge_context(NAME, bytes(32), datetime.now(UTC)))
+        answerer.present(NAME, PendingAnswer(challenge_context(NAME, bytes(32), datetime.now(UTC))))
         await kept.until(NAME, failed=1)
         is_told(caplog, kept, "Incorrect validation certificate for tls-alpn-01 challenge")
         kept.path.shows_nothing = False

@@ -16,7 +16,7 @@ from tests.integration.hellos import hello
 from tests.integration.stage import LOOPBACK, SHORT, listener, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
 from tests.unit.relay.scenes import Orders
-from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, challenge_context
+from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.front import Front
 from tunnel.relay.registry import Registry
@@ -54,8 +54,8 @@ async def front(
 @asynccontextmanager
 async def opened(own: OwnValidations, name: str = OWN) -> AsyncIterator[None]:
     """Have validations of the relay's name answered while inside."""
-    context = challenge_context(name, DIGEST, datetime.now(UTC))
-    async with own.opened(name, context, renewal=False):
+    answer = PendingAnswer(challenge_context(name, DIGEST, datetime.now(UTC)))
+    async with own.opened(name, answer, renewal=False):
         yield
 
 

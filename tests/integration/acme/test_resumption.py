@@ -24,6 +24,7 @@ from tests.integration.acme.keeping import (
 from tests.integration.acme.steps import Answerer
 from tests.integration.conftest import Run
 from tests.pebble import Pebble, pebble
+from tunnel.acme.store import Draft
 
 pytestmark = pytest.mark.timeout(60)  # a real authority and real handshakes
 
@@ -31,6 +32,7 @@ NAME = "a.t.test"
 LIFE = 3 * DAY
 CHALLENGE_PATH = "/chalZ/"
 HANGS = Reply(hangs=True, after=True)
+UNHEARD = Reply(hangs=True)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +65,21 @@ def test_an_order_is_taken_up_again_after_the_end_of_a_process(
     run(body())
 
 
+async def leave_an_order(kept: Keeper, front: Front) -> Draft:
+    """End a process whose order is placed and not told of a proof; return what it has kept."""
+    front.plan(UNHEARD, CHALLENGE_PATH)
+    async with kept.keeping(NAME):
+        await requested(front, CHALLENGE_PATH)
+    draft = kept.store.draft([NAME])
+    assert draft is not None
+    return draft
+
+
 def test_an_order_that_was_only_placed_is_taken_up_again(
     front: Front, answerer: Answerer, tmp_path: Path, run: Run
 ) -> None:
     async def body() -> None:
-        first = keeper(front, tmp_path, answerer)
-        first.path.goes_on.clear()
-        async with first.keeping(NAME):
-            await so_it_is(lambda: first.path.open_now)
+        await leave_an_order(keeper(front, tmp_path, answerer), front)
         again = keeper(front, tmp_path, answerer)
         await again.until(NAME, issued=1)
         assert orders_at(front) == 1
@@ -127,12 +136,10 @@ def test_a_finished_order_that_could_not_be_forgotten_is_not_taken_up_again(
     restarted: bool, front: Front, answerer: Answerer, tmp_path: Path, run: Run
 ) -> None:
     async def body() -> None:
+        draft = await leave_an_order(keeper(front, tmp_path, answerer), front)
         kept = keeper(front, tmp_path, answerer)
-        drafts = []
-        kept.path.on_open = lambda: drafts.append(kept.store.draft([NAME]))
         await kept.until(NAME, issued=1)
-        assert drafts[0] is not None
-        kept.store.save_draft(drafts[0])
+        kept.store.save_draft(draft)
         again = keeper(front, tmp_path, answerer, kept.clock) if restarted else kept
         await again.until(NAME, issued=1 if restarted else 2)
         assert orders_at(front) == 2
@@ -146,10 +153,7 @@ def test_an_order_for_another_key_than_is_wanted_is_given_up(
     front: Front, answerer: Answerer, tmp_path: Path, run: Run
 ) -> None:
     async def body() -> None:
-        first = keeper(front, tmp_path, answerer)
-        first.path.goes_on.clear()
-        async with first.keeping(NAME):
-            await so_it_is(lambda: first.path.open_now)
+        await leave_an_order(keeper(front, tmp_path, answerer), front)
         own = ec.generate_private_key(ec.SECP256R1())
         again = keeper(front, tmp_path, answerer)
         await again.until(NAME, issued=1, key=own)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit.acme.stored import DAY, NAME, NAMES, NOW, issued
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.acme.directories import directory_of
 from tunnel.acme.issuance import NAP_MAX, Issuer, Standing, Wanted
 from tunnel.acme.schedule import HOUR, Record, RenewalWindow
@@ -76,7 +76,7 @@ class Life:
 
     @asynccontextmanager
     async def opened(
-        self, name: str, _context: ssl.SSLContext, *, renewal: bool
+        self, name: str, _answer: PendingAnswer, *, renewal: bool
     ) -> AsyncIterator[None]:
         pytest.fail(f"nothing can have been placed for {name}, {renewal=}")
         yield

@@ -1,7 +1,6 @@
 """One order, step by step: what is told to an authority when, and what is kept of it meanwhile."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.acme.stored import CERTIFICATE, NAME, issued
 from tests.unit.client.scenes import now, run_in_no_time
 from tunnel.acme.answers import Problem
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.acme.directories import directory_of
 from tunnel.acme.order import OrderLost
 from tunnel.acme.ordering import (
@@ -81,7 +81,7 @@ class Script:
 
     @asynccontextmanager
     async def opened(
-        self, name: str, _context: ssl.SSLContext, *, renewal: bool
+        self, name: str, _answer: PendingAnswer, *, renewal: bool
     ) -> AsyncIterator[None]:
         self.asked.append(f"{'renew' if renewal else 'open'} {name}")
         try:
@@ -118,32 +118,30 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     run_in_no_time(work())
 
 
-def test_the_authority_is_told_once_all_names_are_open_and_they_close_once_it_has_seen(
-    scene: Scene,
-) -> None:
+def test_nothing_is_ordered_before_all_names_are_open(scene: Scene) -> None:
     async def body() -> None:
         scene.script.challenges = {NAME: bytes(32), OTHER: bytes(32)}
         assert await scene.certificate(NAME, OTHER) is CERTIFICATE
         assert scene.script.asked == [
-            "place",
             f"open {NAME}",
             f"open {OTHER}",
+            "place",
             "answer",
             "proofs?",
-            f"close {OTHER}",
-            f"close {NAME}",
             "finalize",
             "certificate?",
+            f"close {OTHER}",
+            f"close {NAME}",
         ]
 
     run(body)
 
 
-def test_names_that_are_proved_already_are_not_opened(scene: Scene) -> None:
+def test_names_that_are_proved_already_are_not_answered_for(scene: Scene) -> None:
     async def body() -> None:
         scene.script.challenges = {}
         await scene.certificate()
-        assert scene.script.asked == ["place", "proofs?", "finalize", "certificate?"]
+        assert scene.script.asked[1:-1] == ["place", "proofs?", "finalize", "certificate?"]
 
     run(body)
 
@@ -191,7 +189,7 @@ def test_whoever_waits_may_be_cancelled_and_nothing_stays_open(scene: Scene) -> 
     run(body)
 
 
-def test_an_order_is_kept_with_its_key_before_anything_is_opened(scene: Scene) -> None:
+def test_an_order_is_kept_with_its_key_before_anything_is_proved(scene: Scene) -> None:
     async def body() -> None:
         own = ec.generate_private_key(ec.SECP256R1())
         scene.script.pause = 10.0
@@ -209,7 +207,17 @@ def test_an_order_that_cannot_be_kept_goes_no_further(scene: Scene) -> None:
         scene.store.account_file.parent.touch()
         with pytest.raises(NotWritable, match="cannot be written"):
             await scene.certificate()
-        assert scene.script.asked == ["place"]
+        assert scene.script.asked == [f"open {NAME}", "place", f"close {NAME}"]
+
+    run(body)
+
+
+def test_a_name_that_was_not_ordered_is_not_proved(scene: Scene) -> None:
+    async def body() -> None:
+        scene.script.challenges = {OTHER: bytes(32)}
+        with pytest.raises(IssueFailed, match=f"a proof of {OTHER}, which was not ordered"):
+            await scene.certificate()
+        assert "answer" not in scene.script.asked
 
     run(body)
 
@@ -217,7 +225,7 @@ def test_an_order_that_cannot_be_kept_goes_no_further(scene: Scene) -> None:
 def test_a_predecessor_is_named(scene: Scene) -> None:
     async def body() -> None:
         await scene.certificate(predecessor=issued(NAME))
-        assert scene.script.asked[:2] == ["replace", f"renew {NAME}"]
+        assert scene.script.asked[:2] == [f"renew {NAME}", "replace"]
 
     run(body)
 
@@ -258,8 +266,9 @@ def test_an_order_that_is_gone_is_said_and_forgotten_and_the_next_call_places_an
         scene.store.save_draft(Draft("https://ca.test/order/0", (NAME,), CERTIFICATE.key))
         with pytest.raises(OrderGone, match=r"nothing will come of https://ca\.test/order/0"):
             await scene.certificate()
-        assert scene.script.asked == ["resume https://ca.test/order/0"]
+        assert scene.script.asked[1:-1] == ["resume https://ca.test/order/0"]
         assert scene.draft is None
+        scene.script.asked.clear()
         await scene.certificate()
         assert scene.script.asked[1] == "place"
 
@@ -273,7 +282,7 @@ def test_an_order_whose_certificate_is_there_already_is_not_taken_for_a_new_one(
         scene.store.save_draft(Draft("https://ca.test/order/0", (NAME,), CERTIFICATE.key))
         scene.script.challenges = {}
         await scene.certificate(predecessor=CERTIFICATE)
-        assert scene.script.asked[0] == "resume https://ca.test/order/0"
+        assert scene.script.asked[1] == "resume https://ca.test/order/0"
         assert "replace" in scene.script.asked
 
     run(body)
@@ -287,6 +296,6 @@ def test_an_order_from_before_is_taken_up_only_for_the_key_that_is_wanted(
         scene.store.save_draft(Draft(scene.script.url, (NAME,), CERTIFICATE.key))
         own = ec.generate_private_key(ec.SECP256R1())
         await scene.certificate(key=own if key == "own" else CERTIFICATE.key)
-        assert scene.script.asked[0].split()[0] == first
+        assert scene.script.asked[1].split()[0] == first
 
     run(body)

@@ -18,6 +18,7 @@ from tests.unit.client.scenes import (
     now,
     run_in_no_time,
 )
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.client.client import Client
 from tunnel.client.events import ClientEvent
 from tunnel.client.validation import Validations
@@ -68,7 +69,7 @@ class Fleet:
     async def opened(self, *, renewal: bool = False) -> AsyncIterator[None]:
         """Open a validation of the name, with a context that nobody uses."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        async with self.validations.opened(self.name, context, renewal=renewal):
+        async with self.validations.opened(self.name, PendingAnswer(context), renewal=renewal):
             yield
 
     def wishes(self) -> dict[str, list[tuple[bool, bool]]]:

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from tests.unit.client.test_forward import HEADER, REQUEST, Journey, cut_of, read_all, travel
 from tests.unit.tls.wire import NAME, NOW, Visitor, Wire, visitor_context
-from tunnel.acme.challenge import ACME_IDENTIFIER_OID, ALPN, challenge_context
+from tunnel.acme.challenge import ACME_IDENTIFIER_OID, ALPN, PendingAnswer, challenge_context
 from tunnel.client.challenges import Challenge, Challenges
 from tunnel.client.forward import ANSWERS_TOLD, INTERNAL_ERROR_ALERT
 from tunnel.errors import Code
@@ -24,7 +24,9 @@ DIGEST = bytes(range(32))
 
 def expecting(name: str = NAME) -> Challenges:
     challenges = Challenges()
-    challenges.add(name, Challenge(challenge_context(name, DIGEST, NOW), renewal=False))
+    challenges.add(
+        name, Challenge(PendingAnswer(challenge_context(name, DIGEST, NOW)), renewal=False)
+    )
     return challenges
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.client.asking import Verdict
 from tunnel.client.challenges import Challenge
 from tunnel.client.offers import Offers
@@ -129,7 +130,7 @@ class Asked:
         self.offers = Offers((A, B), lambda: 0.5, expected=self.expected.get)
 
     def expect(self, name: str, *, renewal: bool = False) -> None:
-        self.expected[name] = Challenge(CONTEXT, renewal)
+        self.expected[name] = Challenge(PendingAnswer(), renewal)
 
     def due(self, now: float = 0.0) -> list[Serve]:
         return self.offers.take_due(now)

@@ -21,6 +21,7 @@ from tests.unit.client.fleet import (
     unreachable,
 )
 from tests.unit.client.scenes import FakeRelay, now
+from tunnel.acme.challenge import PendingAnswer
 from tunnel.client.events import Refused as RefusedEvent
 from tunnel.errors import Code, LocalProtocolError, Refused
 
@@ -348,7 +349,7 @@ def test_its_context_is_there_as_long_as_it_is_open(tmp_path: Path) -> None:
         await fleet.all_serve()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         seen = [fleet.validations.context(fleet.name)]
-        async with fleet.validations.opened(fleet.name, context, renewal=False):
+        async with fleet.validations.opened(fleet.name, PendingAnswer(context), renewal=False):
             seen.append(fleet.validations.context(fleet.name))
         seen.append(fleet.validations.context(fleet.name))
         return [each is context for each in seen]

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.relay.scenes import in_loop
-from tunnel.acme.challenge import challenge_context
+from tunnel.acme.challenge import PendingAnswer, challenge_context
 from tunnel.errors import OrderPostponed
 from tunnel.relay.validation import OwnValidations
 
 NAME = "relay.test"
-CONTEXT = challenge_context(NAME, bytes(32), datetime.now(UTC))
+ANSWER = PendingAnswer(challenge_context(NAME, bytes(32), datetime.now(UTC)))
 
 
 @in_loop
@@ -24,7 +24,7 @@ async def test_a_way_is_there_at_once() -> None:
 async def test_a_name_is_answered_for_while_it_is_opened() -> None:
     own = OwnValidations()
     assert NAME not in own
-    async with own.opened(NAME, CONTEXT, renewal=False):
+    async with own.opened(NAME, ANSWER, renewal=False):
         assert NAME in own
         assert "b.test" not in own
     assert NAME not in own
@@ -35,7 +35,7 @@ async def test_it_is_taken_back_whatever_happens() -> None:
     own = OwnValidations()
 
     async def fail() -> None:
-        async with own.opened(NAME, CONTEXT, renewal=True):
+        async with own.opened(NAME, ANSWER, renewal=True):
             raise LookupError
 
     with pytest.raises(LookupError):
@@ -46,7 +46,7 @@ async def test_it_is_taken_back_whatever_happens() -> None:
 @in_loop
 async def test_a_second_order_for_a_name_has_to_wait() -> None:
     own = OwnValidations()
-    async with own.opened(NAME, CONTEXT, renewal=False):
+    async with own.opened(NAME, ANSWER, renewal=False):
         with pytest.raises(OrderPostponed, match="another order for relay"):
-            await own.opened(NAME, CONTEXT, renewal=False).__aenter__()
+            await own.opened(NAME, ANSWER, renewal=False).__aenter__()
         assert NAME in own
