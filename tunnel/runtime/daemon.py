@@ -14,7 +14,9 @@ from tunnel.settings.values import LogSettings
 log = get_log(__name__)
 
 
-def run_daemon(program: str, logs: LogSettings, serve: Callable[[Signals], Coroutine[Any, Any, None]]) -> int:
+def run_daemon(
+    program: str, logs: LogSettings, serve: Callable[[Signals], Coroutine[Any, Any, None]]
+) -> int:
     """Run `serve`, of `relay` or `client`, until it returns or fails; return the exit status.
 
     A fault of the operator's is told in one line each; anything else unforeseen with a traceback.
