@@ -45,6 +45,9 @@ class ChallengePath(Protocol):
         Waits as long as there is none. Cancel-safe.
         """
 
+    def addresses(self, name: str) -> frozenset[str]:
+        """Return the IP addresses where validations of the name come in; empty: not known."""
+
     def opened(
         self, name: str, answer: PendingAnswer, *, renewal: bool
     ) -> AbstractAsyncContextManager[None]:

@@ -88,7 +88,7 @@ class Orders:
         nothing was ordered, SettingsError for files.
         """
         await self._run(lambda _authority: None)
-        await self._check(request.names)
+        await self._check(request)
         # Nothing is ordered before every relay is ready for what follows from it.
         async with AsyncExitStack() as stack:
             expected = {name: PendingAnswer() for name in request.names}
@@ -149,14 +149,19 @@ class Orders:
         self._authority.prepare()
         return self._authority
 
-    async def _check(self, names: Sequence[str]) -> None:
+    async def _check(self, request: Request) -> None:
         """Look whether the order could succeed at all; raises OrderPostponed."""
         if not wants_preflight(self._settings.preflight, self._directory):
             return
         authority = await self._run(lambda authority: authority)
         identities = authority.caa_identities or self._directory.caa
-        account = authority.account_url
-        verdict = await check(names, identities, account=account, resolver=self._resolver)
+        verdict = await check(
+            request.names,
+            identities,
+            account=authority.account_url,
+            resolver=self._resolver,
+            expected=frozenset().union(*map(request.path.addresses, request.names)),
+        )
         for warning in verdict.warnings:
             tell = log.debug if warning in self._warned else log.warning
             tell("preflight", cause=warning)

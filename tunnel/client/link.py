@@ -173,6 +173,11 @@ class Link:
         """Seconds of the last ping that the relay has answered, None before."""
         return self._exchange.channel.round_trip if self._exchange is not None else None
 
+    @property
+    def relay_host(self) -> str | None:
+        """The relay's IP address, None before there is a connection."""
+        return self._exchange.connection.peer.host if self._exchange is not None else None
+
     def reconsider(self) -> None:
         """Make the offers anew that other validations are expected for by now."""
         self._news.set()

@@ -160,6 +160,14 @@ class Uplink:
         """Say whether visitors of the name come over a connection that stays."""
         return any(name in link.offers.serving for link in self._staying())
 
+    @property
+    def relay_hosts(self) -> frozenset[str]:
+        """The relay's IP addresses as it is connected to; none are known behind a proxy."""
+        if self._passage.way.server.proxy is not None:
+            return frozenset()
+        hosts = (link.relay_host for link in self._staying())
+        return frozenset(host for host in hosts if host is not None)
+
     def takes_part(self, name: str) -> bool:
         """Say whether validations of the name may come through this session."""
         return any(link.offers.takes_part(name) for link in self._staying())

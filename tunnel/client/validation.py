@@ -39,6 +39,11 @@ class Validations:
         while not any(uplink.serves(name) for uplink in self._sessions.uplinks):
             await self._challenges.changed()
 
+    def addresses(self, name: str) -> frozenset[str]:
+        """As `ChallengePath.addresses`: those of the relays that serve the name now."""
+        serving = (uplink for uplink in self._sessions.uplinks if uplink.serves(name))
+        return frozenset(host for uplink in serving for host in uplink.relay_hosts)
+
     @asynccontextmanager
     async def opened(
         self, name: str, answer: PendingAnswer, *, renewal: bool

@@ -24,6 +24,10 @@ class OwnValidations:
     async def ready(self, name: str) -> None:
         """Return at once: the listeners are open before anything is ordered."""
 
+    def addresses(self, name: str) -> frozenset[str]:  # noqa: ARG002 - of the interface
+        """Return none: what listens on every address does not know the public one."""
+        return frozenset()
+
     @asynccontextmanager
     async def opened(
         self,

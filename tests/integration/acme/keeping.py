@@ -79,6 +79,9 @@ class Showing:
     async def ready(self, name: str) -> None:  # noqa: ARG002 - of the interface
         await self.is_there.wait()
 
+    def addresses(self, _name: str) -> frozenset[str]:
+        return frozenset({"192.0.2.1"})
+
     @asynccontextmanager
     async def opened(
         self, name: str, answer: PendingAnswer, *, renewal: bool

@@ -366,3 +366,6 @@ def test_a_name_that_leads_nowhere_is_told_before_anything_is_ordered(
 
     run(body())
     assert told(caplog) == ["certificate not ordered"] * 2
+    led_astray = f"{NAME} resolves to 127.0.0.1, which is none of 192.0.2.1"
+    warned = [vars(line)["fields"]["cause"] for line in caplog.records if line.msg == "preflight"]
+    assert warned.count(led_astray) == 1

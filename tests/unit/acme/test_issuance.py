@@ -74,6 +74,9 @@ class Life:
     async def ready(self, name: str) -> None:
         """Wait for nothing."""
 
+    def addresses(self, _name: str) -> frozenset[str]:
+        return frozenset({"192.0.2.1"})
+
     @asynccontextmanager
     async def opened(
         self, name: str, _answer: PendingAnswer, *, renewal: bool

@@ -355,3 +355,11 @@ def test_its_context_is_there_as_long_as_it_is_open(tmp_path: Path) -> None:
         return [each is context for each in seen]
 
     assert play(tmp_path, script, relays=("eu",)) == [False, True, False]
+
+
+def test_names_should_lead_to_the_relays_that_serve_them(tmp_path: Path) -> None:
+    async def script(fleet: Fleet) -> list[frozenset[str]]:
+        await fleet.all_serve()
+        return [fleet.validations.addresses(name) for name in (fleet.name, "else.test")]
+
+    assert play(tmp_path, script) == [{"memory"}, frozenset()]
