@@ -12,6 +12,7 @@ from tests.integration.clients import ScriptedClient, dial
 from tunnel.protocol.messages import Welcome
 from tunnel.relay.admission import Admission
 from tunnel.relay.server import Opening, Relay
+from tunnel.runtime.activation import InheritedSockets
 from tunnel.settings.values import (
     ClientGrant,
     ListenerSettings,
@@ -111,11 +112,13 @@ class Stage:
 
 @asynccontextmanager
 async def on_stage(
-    settings: RelaySettings, admission: Admission | None = None
+    settings: RelaySettings,
+    admission: Admission | None = None,
+    inherited: InheritedSockets | None = None,
 ) -> AsyncIterator[Stage]:
     """Run a relay while inside; it is asked to stop at the end, and has to."""
     opened: asyncio.Future[Opening] = asyncio.get_running_loop().create_future()
-    relay = Relay(settings, admission=admission, on_open=opened.set_result)
+    relay = Relay(settings, admission=admission, on_open=opened.set_result, inherited=inherited)
     async with asyncio.TaskGroup() as group:
         stage = Stage(settings, b"", asyncio.Event())
 

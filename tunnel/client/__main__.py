@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
     from tunnel.cli.banner import Banner
     from tunnel.client.client import Client
-    from tunnel.client.events import ClientEvent
+    from tunnel.client.events import ClientEvent, EndpointState
+    from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
     from tunnel.settings.values import ClientSettings
 
@@ -25,15 +27,38 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
     """Run a client until a signal ends it; return the exit status. See cli.command.ServeClient."""
     from tunnel.cli.banner import banner_for  # noqa: PLC0415 - as above
     from tunnel.client.client import Client  # noqa: PLC0415 - as above
+    from tunnel.client.events import Started  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
 
     targets = {name: str(endpoint.target) for name, endpoint in settings.endpoints.items()}
     banner = banner_for(sys.stdout, targets, os.environ, qr=qr)
 
-    async def run(signals: "Signals") -> None:
-        await run_until(signals.stop, Client(settings, on_event=Announcer(banner)))
+    async def run(signals: "Signals", notifier: "Notifier") -> None:
+        announce = Announcer(banner)
 
-    return run_daemon("client", settings.log, run)
+        def on_event(event: "ClientEvent") -> None:
+            if isinstance(event, Started):  # not only with a relay: one may be away at boot
+                notifier.ready(lambda: summary(client.info()))
+            announce(event)
+
+        client = Client(settings, on_event=on_event)
+        await run_until(signals.stop, client)
+
+    return run_daemon("client", settings.log, settings.drain_timeout, run)
+
+
+def summary(endpoints: "Iterable[EndpointState]") -> str:
+    """Return in one line which names relays serve, and how they are reached or why not."""
+    names: set[str] = set()
+    served: set[str] = set()
+    ways: dict[str, None] = {}  # in their order, each once
+    for endpoint in endpoints:
+        names.update(endpoint.names)
+        for state in endpoint.servers:
+            served.update(state.names)
+            way = state.transport or f"not connected: {state.last_error or 'not tried yet'}"
+            ways[f"{state.server}: {way}"] = None
+    return "; ".join([f"names served: {len(served)} of {len(names)}", *ways])
 
 
 async def run_until(stop: "asyncio.Event", client: "Client") -> None:

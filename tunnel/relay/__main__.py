@@ -1,10 +1,13 @@
 """The program `relay.pyz`. Module level imports next to nothing: `--version` answers at once."""
 
+import os
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tunnel.relay.server import Opening
+    from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
     from tunnel.settings.values import RelaySettings
 
@@ -19,13 +22,19 @@ def main() -> int:
 def serve(settings: "RelaySettings") -> int:
     """Run a relay until a signal ends it; return the exit status."""
     from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
+    from tunnel.runtime.activation import inherited_sockets  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
 
-    async def run(signals: "Signals") -> None:
-        relay = Relay(settings, on_open=lambda opening: announce(settings, opening))
-        await relay.run(signals.stop)
+    async def run(signals: "Signals", notifier: "Notifier") -> None:
+        def open_up(opening: "Opening") -> None:
+            announce(settings, opening)
+            notifier.ready(lambda: str(relay.census()))
 
-    return run_daemon("relay", settings.log, run)
+        with closing(inherited_sockets(os.environ)) as inherited:
+            relay = Relay(settings, on_open=open_up, inherited=inherited)
+            await relay.run(signals.stop)
+
+    return run_daemon("relay", settings.log, settings.drain_timeout, run)
 
 
 def announce(settings: "RelaySettings", opening: "Opening") -> None:

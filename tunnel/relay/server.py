@@ -19,10 +19,12 @@ from tunnel.relay.front import Front
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
+from tunnel.relay.sessions import Link
 from tunnel.relay.state import own_names, prepare_state, reset_key
 from tunnel.relay.validation import OwnValidations
+from tunnel.runtime.activation import InheritedSockets
 from tunnel.runtime.supervision import Work, first_of, restarted
-from tunnel.settings.values import ListenerSettings, RelaySettings
+from tunnel.settings.values import InheritedAddress, ListenerSettings, RelaySettings
 from tunnel.stream import Address, Listener
 from tunnel.tls.certificates import dns_names
 from tunnel.tls.slots import Certificate
@@ -57,11 +59,24 @@ class Opening:
     pin: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """Who is at a relay now; `visitors` counts those, too, who have not said where they go."""
+
+    clients: int = 0
+    names: int = 0  # served ones
+    visitors: int = 0
+
+    def __str__(self) -> str:
+        return f"clients: {self.clients}, names: {self.names}, visitors: {self.visitors}"
+
+
 class Relay:
     """A relay on `settings`: `run` it until `stop` is set.
 
     `admission` takes the place of the settings' own rules; `on_open` is called once everything
-    listens. Raises SettingsError if keys, certificates or the state directory cannot be used.
+    listens; `inherited` are the sockets that `fd:` in settings speaks of. Raises SettingsError if
+    keys, certificates or the state directory cannot be used.
     """
 
     def __init__(
@@ -70,10 +85,13 @@ class Relay:
         *,
         admission: Admission | None = None,
         on_open: Callable[[Opening], None] | None = None,
+        inherited: InheritedSockets | None = None,
     ) -> None:
         prepare_state(settings.state_dir)
         self._settings = settings
         self._on_open = on_open
+        self._inherited = inherited or InheritedSockets()
+        self._count: Callable[[], Census] = Census
         self._validations = OwnValidations()
         self._certificate = OwnCertificate(settings, self._validations)
         self._doors = Doors(self._certificate.slot, _options(settings))
@@ -83,6 +101,10 @@ class Relay:
             admission = SettingsAdmission(settings, own, known)
         self._admission = admission
         self._budget = budget_of(settings)
+
+    def census(self) -> Census:
+        """Return how many there are of everybody; nobody before `run`."""
+        return self._count()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen and serve until `stop` is set, then drain. Raises ListenFailed."""
@@ -94,6 +116,7 @@ class Relay:
         agents = Agents(settings, registry, self._admission, self._doors)
         routing = Routing(settings.timeouts, registry)
         front = Front(settings, routing, agents.take_socket, self._validations)
+        self._count = lambda: _census(registry.links, len(front.crowd))
         log.info("starting", relay=settings.name)
         bound = await self._listen()
         try:
@@ -133,6 +156,7 @@ class Relay:
         if all(each.settings.kind == "public" for each in bound):
             await _close(bound)
             raise ListenFailed("no address for clients could be listened on")
+        self._inherited.warn_of_unwanted()
         return bound
 
     async def _bind(self, listener: ListenerSettings, address: Address) -> list[Bound]:
@@ -140,13 +164,17 @@ class Relay:
         serves_agents = listener.kind != "public"
         try:
             if listener.kind != "agents" or takes_sockets(listener.transports):
-                bound.append(Bound(listener, TcpListener(address)))
-                # Port 0 is chosen once, and both protocols of an agents listener share it.
-                address = Address(address.host, bound[0].address.port)
+                sockets = TcpListener(self._place(address, socket.SOCK_STREAM))
+                bound.append(Bound(listener, sockets))
+                if address.port == 0:  # chosen once: both protocols of an agents listener share it
+                    address = Address(address.host, sockets.address.port)
             if serves_agents and takes_datagrams(listener.transports):
-                doors = self._doors
-                datagrams = await listen_datagrams(address, doors.slot, doors.options)
+                place, doors = self._place(address, socket.SOCK_DGRAM), self._doors
+                datagrams = await listen_datagrams(place, doors.slot, doors.options)
                 bound.append(Bound(listener, datagrams))
+        except ListenFailed as fault:
+            await _close(bound)
+            raise ListenFailed(f"listeners.{listener.name}: {fault}") from fault
         except OSError as fault:
             await _close(bound)
             if address.host == "::" and fault.errno in _WITHOUT_IPV6:
@@ -156,6 +184,12 @@ class Relay:
             raise ListenFailed(message) from fault
         log.info("listening", listener=listener.name, kind=listener.kind, address=address)
         return bound
+
+    def _place(self, address: Address, kind: socket.SocketKind) -> Address | socket.socket:
+        """Return where to listen: the address, or the socket that was bound to it for us."""
+        if isinstance(address, InheritedAddress):
+            return self._inherited.take(address, kind)
+        return address
 
     @staticmethod
     def _accept(bound: Bound, agents: Agents, front: Front) -> Work:
@@ -177,6 +211,11 @@ class Relay:
             front.crowd.cancel()
         await agents.part_from_all()
         agents.crowd.cancel()
+
+
+def _census(links: list[Link], visitors: int) -> Census:
+    served = {name for link in links for name, kinds in link.serving.items() if kinds.visitors}
+    return Census(len({link.session for link in links}), len(served), visitors)
 
 
 def _public_host(certificate: Certificate) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tunnel.protocol.names import check_host_name, parse_fingerprint
-from tunnel.settings.kinds import Expanded, Kind, Misfit, NotBuilt, as_text, shown
-from tunnel.settings.values import Target
+from tunnel.settings.kinds import Expanded, Kind, Misfit, as_text, shown
+from tunnel.settings.values import InheritedAddress, Target
 from tunnel.stream import Address
 
 AGENTS_PORT = 4433
@@ -55,17 +55,31 @@ def _check_port(port: int, minimum: int = 1) -> None:
 
 
 def _read_listen(value: object, _folder: Path) -> object:
-    if isinstance(value, str) and value.startswith("fd:"):
-        raise NotBuilt("sockets from systemd (fd:)")
-    address = parse_address(value)
+    return _parse_bound(value, as_text(value), minimum_port=0)
+
+
+def _parse_bound(value: object, plain: str, minimum_port: int) -> Address:
+    """Return the address that `plain`, all of `value` or its end, says; raises Misfit."""
+    address = parse_address(plain)
     if not is_ip(address.host):
         raise Misfit(f"{shown(value)} has a host name (expected an IP address and port)")
-    _check_port(address.port, minimum=0)
-    return address
+    _check_port(address.port, minimum_port)
+    return Address(str(ip_address(address.host)), address.port)
 
 
 LISTEN = Kind("address", "an address", "host:port", _read_listen)
 """An IP address and a port to bind; port 0 lets the kernel choose."""
+
+
+def _read_listener(value: object, folder: Path) -> object:
+    plain = as_text(value)
+    if not plain.startswith("fd:"):
+        return _read_listen(value, folder)
+    return InheritedAddress(*_parse_bound(value, plain.removeprefix("fd:"), minimum_port=1))
+
+
+LISTENER = Kind("address", "an address", "host:port", _read_listener)
+"""As LISTEN, or the same behind `fd:` for sockets that the service manager has bound there."""
 
 
 def _read_server(value: object, _folder: Path) -> object:

@@ -10,7 +10,7 @@ from tunnel.settings.network_kinds import (
     FINGERPRINT,
     GRANT,
     ID_BITS,
-    LISTEN,
+    LISTENER,
     NETWORK,
 )
 from tunnel.settings.schema import ANY, REQUIRED, Computed, Key, Schema, Section
@@ -108,7 +108,12 @@ _LISTENERS = Section(
             "`agents`: clients connect here; `public`: visitors do; `shared`: both, on one port",
             REQUIRED,
         ),
-        Key("listen", array(LISTEN, minimum=1), "IP addresses and ports", REQUIRED),
+        Key(
+            "listen",
+            array(LISTENER, minimum=1),
+            'IP addresses and ports; `"fd:0.0.0.0:443"`: sockets that systemd has bound there',
+            REQUIRED,
+        ),
         Key(
             "transports",
             array(choice("quic", "h2", not_built={"direct": "direct connections"}), minimum=1),

@@ -28,12 +28,15 @@ def takes_sockets(transports: Iterable[str]) -> bool:
 
 
 async def listen_datagrams(
-    address: Address, slot: CertificateSlot, options: TransportOptions
+    place: Address | socket.socket, slot: CertificateSlot, options: TransportOptions
 ) -> Listener:
-    """Listen for clients on a UDP address; raises OSError if it cannot be bound."""
+    """Listen for clients on a UDP address, or on a socket that is bound to one and taken over.
+
+    Raises OSError if the address cannot be bound.
+    """
     from tunnel.transport.quic.listener import listen  # noqa: PLC0415 - loaded when first used
 
-    return await listen(address, slot, options)
+    return await listen(place, slot, options)
 
 
 async def accept_socket(

@@ -259,12 +259,15 @@ def reason_of(error: OSError | UnicodeError) -> str:
 
 
 class TcpListener:
-    """A listening socket; binds when made (raises OSError)."""
+    """A listening socket: bound when made (raises OSError), or taken over from whoever bound it."""
 
     def __init__(
-        self, address: Address, *, backlog: int = BACKLOG, reuse_port: bool = False
+        self, place: Address | socket.socket, *, backlog: int = BACKLOG, reuse_port: bool = False
     ) -> None:
-        self._sock = _listen(address, backlog, reuse_port=reuse_port)
+        if isinstance(place, socket.socket):
+            self._sock = place
+        else:
+            self._sock = _listen(place, backlog, reuse_port=reuse_port)
         self._ready: asyncio.Future[None] | None = None
         self._accepted_in_a_row = 0
         self._highest = 0  # descriptor number accepted last: all lower ones were in use then
@@ -299,7 +302,10 @@ class TcpListener:
                 backoff = min(2 * backoff, BACKOFF_MAX)
 
     def close(self) -> None:
-        """Stop listening; sockets accepted before live on."""
+        """Let go of the socket; those accepted before live on.
+
+        It is not shut down: where somebody else holds it too, whoever knocks waits for them.
+        """
         if self._ready is not None:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
             self._wake()

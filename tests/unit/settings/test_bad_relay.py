@@ -189,8 +189,21 @@ APPENDED = [
         "10: listeners.x.listen: port 65536 is out of range (expected 0 to 65535)",
     ),
     (
-        '[listeners.x]\nkind = "public"\nlisten = ["fd:0.0.0.0:443"]',
-        "10: listeners.x.listen: not built yet: sockets from systemd (fd:)",
+        '[listeners.x]\nkind = "public"\nlisten = ["fd:0.0.0.0:0"]',
+        "10: listeners.x.listen: port 0 is out of range (expected 1 to 65535)",
+    ),
+    (
+        '[listeners.x]\nkind = "public"\nlisten = ["fd:443"]',
+        '10: listeners.x.listen: "fd:443" is not an address (expected host:port)',
+    ),
+    (
+        '[listeners.x]\nkind = "public"\nlisten = ["fd:localhost:443"]',
+        '10: listeners.x.listen: "fd:localhost:443" has a host name '
+        "(expected an IP address and port)",
+    ),
+    (
+        '[listeners.x]\nkind = "public"\nlisten = ["fd:0.0.0.0:8443"]',
+        '10: listeners.x.listen: "fd:0.0.0.0:8443" is taken by listeners.public ("127.0.0.1:8443")',
     ),
     (
         '[listeners.x]\nkind = "public"\nlisten = ["0.0.0.0:8443"]',

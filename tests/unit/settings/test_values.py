@@ -19,6 +19,7 @@ from tunnel.settings.values import (
     EabSettings,
     EndpointSettings,
     FlowSettings,
+    InheritedAddress,
     KeypairSettings,
     ListenerSettings,
     LogSettings,
@@ -325,6 +326,38 @@ def test_the_state_directory_follows_the_environment(
 ) -> None:
     path = write(tmp_path, "relay.toml", RELAY)
     assert load_relay(path, environment).state_dir == expected
+
+
+def test_an_address_behind_fd_is_one_that_systemd_has_bound(tmp_path: Path) -> None:
+    listen = 'listen = ["fd:0.0.0.0:443", "fd:[2001:DB8:0:0::1]:443"]'
+    path = write(tmp_path, "relay.toml", f'{RELAY}[listeners.x]\nkind = "public"\n{listen}\n')
+    one, other = load_relay(path, {}).listeners["x"].listen
+    assert (one, other) == (
+        InheritedAddress("0.0.0.0", 443),  # noqa: S104 - what is tested
+        InheritedAddress("2001:db8::1", 443),
+    )
+    assert (str(one), str(other)) == ("fd:0.0.0.0:443", "fd:[2001:db8::1]:443")
+
+
+def test_an_address_that_systemd_has_bound_is_not_the_same_as_one_to_bind() -> None:
+    inherited, plain = InheritedAddress("127.0.0.1", 443), Address("127.0.0.1", 443)
+    assert inherited != plain
+    assert plain != inherited
+    assert len({inherited, plain}) == 2
+
+
+def test_an_ipv6_address_is_as_the_kernel_writes_it(tmp_path: Path) -> None:
+    text = RELAY.replace("127.0.0.1:8443", "[0:0:0:0::1]:8443")
+    listener = load_relay(write(tmp_path, "relay.toml", text), {}).listeners["public"]
+    assert listener.listen == (Address("::1", 8443),)
+
+
+def test_paths_may_lead_into_the_directory_of_systemds_credentials(tmp_path: Path) -> None:
+    text = CLIENT.replace('"client.key"', '"${CREDENTIALS_DIRECTORY}/client.key"')
+    path = write(tmp_path, "client.toml", text)
+    environment = {"CREDENTIALS_DIRECTORY": "/run/credentials/tunnel-client.service"}
+    keypair = load_client(path, environment).keypairs["primary"]
+    assert keypair.file == Path("/run/credentials/tunnel-client.service/client.key")
 
 
 def test_udp_and_tcp_may_share_a_port(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tunnel.log import get_log
 from tunnel.stream import Address
+from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 
@@ -155,11 +156,6 @@ class Endpoint:
         segment = struct.pack("H", len(payload))
         payloads = [payload for payload, _ in run]
         self._socket.sendmsg(payloads, [(SOL_UDP, UDP_SEGMENT, segment)], 0, *target)
-
-
-def address_of(socket_address: tuple[Any, ...]) -> Address:
-    """Return a socket address as one of ours."""
-    return Address(socket_address[0], socket_address[1])
 
 
 def enlarge_buffers(sock: socket.socket) -> None:

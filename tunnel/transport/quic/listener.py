@@ -22,10 +22,12 @@ from tunnel.transport.waiting import Queue
 
 
 async def listen(
-    address: Address, slot: CertificateSlot, options: TransportOptions
+    place: Address | socket.socket, slot: CertificateSlot, options: TransportOptions
 ) -> "TunnelListener":
-    """Listen on a UDP address; raises OSError if it cannot be bound."""
-    return TunnelListener(await _bound_socket(address), slot, options)
+    """Listen on a UDP address (raises OSError if it cannot be bound), or on a bound socket."""
+    sock = place if isinstance(place, socket.socket) else await _bound_socket(place)
+    enlarge_buffers(sock)
+    return TunnelListener(sock, slot, options)
 
 
 class TunnelListener:
@@ -154,7 +156,6 @@ async def _bound_socket(address: Address) -> socket.socket:
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        enlarge_buffers(sock)
         sock.bind(target)
     except OSError:
         sock.close()
