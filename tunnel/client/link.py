@@ -220,20 +220,16 @@ class Link:
         if exchange is None or exchange.is_over:
             return
         if isinstance(error, Refused | RemoteProtocolError):
-            await self._part(exchange, ending)
+            await _part(exchange, ending)
         else:
             exchange.connection.close(ending.closing_code, ending.message)
 
     async def _use(self, exchange: _Exchange) -> None:
         if self.welcome is None:  # told to leave while registering
-            await self._part(exchange, Ending(Code.OK, LEFT))
+            await _part(exchange, Ending(Code.OK, LEFT))
             return
         self._owner.registered(self)
         await self._stay(exchange, self.welcome)
-
-    @staticmethod
-    async def _part(exchange: _Exchange, ending: Ending) -> None:
-        await part(exchange.connection, exchange.channel, ending.closing_code, ending.message)
 
     async def _register_in_time(self) -> None:
         timeout = self._passage.register_timeout
@@ -360,7 +356,7 @@ class Link:
             async with asyncio.timeout_at(departure.deadline) as departure.grace:
                 await self._streams.emptied()
         departure.grace = None
-        await self._part(exchange, Ending(Code.OK, LEFT))
+        await _part(exchange, Ending(Code.OK, LEFT))
 
     async def _wait_for_news(self, until: float | None) -> None:
         with suppress(TimeoutError):
@@ -390,3 +386,7 @@ def _accept_only(message: FromRelay) -> FromRelay:
     if isinstance(message, Reject | Bye):
         raise Refused(message.reason.code, message.message, message.retry_after)
     return message
+
+
+async def _part(exchange: _Exchange, ending: Ending) -> None:
+    await part(exchange.connection, exchange.channel, ending.closing_code, ending.message)

@@ -84,7 +84,7 @@ class Uplink:
             register_timeout=terms.register_timeout,
             heartbeat=terms.heartbeat,
         )
-        self._course.probe_every(terms.rules.probe_interval, self._now())
+        self._course.probe_every(terms.rules.probe_interval, _now())
         self._news.set()
 
     def stop(self) -> None:
@@ -92,7 +92,7 @@ class Uplink:
 
         That takes `drain_timeout` at most. To be called on the event loop.
         """
-        self._leave_all(self._now() + self._terms.drain_timeout)
+        self._leave_all(_now() + self._terms.drain_timeout)
 
     def retire(self) -> None:
         """As `stop`, but streams may take as long as they need, until `stop`."""
@@ -147,7 +147,7 @@ class Uplink:
     def _give_up(self, link: Link, ending: Ending) -> None:
         """Take a link out of the course, which plans the next attempt."""
         del self._links[link.lane]
-        now = self._now()
+        now = _now()
         self._course.ended(link.lane, now, ending)
         due = self._course.next_timeout()
         retry_in = None if due is None else max(0.0, round(due - now, 3))
@@ -197,7 +197,7 @@ class Uplink:
         self._journal.connected(link.lane.transport, observed, link.relay)
         for name, reason in link.refused.items():
             self._journal.refused(reason.code, str(reason), name)
-        self._course.registered(link.lane, self._now())
+        self._course.registered(link.lane, _now())
         self._apply()
 
     def answered(self, name: str, reason: Reason | None) -> None:
@@ -210,7 +210,7 @@ class Uplink:
     def serving(self, link: Link) -> None:
         """Let the course know that visitors come over this link."""
         if self._is_current(link):
-            self._course.serving(link.lane, self._now())
+            self._course.serving(link.lane, _now())
             self._apply()
             self._has_served.set()
             while self._replaced:
@@ -221,7 +221,7 @@ class Uplink:
         if not self._is_current(link):
             return
         if action is Action.SUSPECT:
-            self._course.suspect(link.lane, self._now())
+            self._course.suspect(link.lane, _now())
         elif action is Action.RESTORE:
             self._course.restored(link.lane)
         self._apply()
@@ -239,7 +239,7 @@ class Uplink:
             del self._links[link.lane]
             self._departing.add(link)
             self._replaced.add(link)
-            self._course.ended(link.lane, self._now(), Ending(Code.OK, "asks anew"))
+            self._course.ended(link.lane, _now(), Ending(Code.OK, "asks anew"))
             self._apply()
 
     def _is_current(self, link: Link) -> bool:
@@ -277,10 +277,10 @@ class Uplink:
             names=tuple(sorted(names & self._served.urls.keys())),
             observed=str(Address(*welcomes[0].observed)) if welcomes else None,
             last_error=self._journal.last_error,
-            retry_in=max(0.0, due - self._now()) if is_waiting and due is not None else None,
+            retry_in=max(0.0, due - _now()) if is_waiting and due is not None else None,
             round_trip=next((each.round_trip for each in self._links.values()), None),
         )
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -4,7 +4,7 @@ An embedding program puts its own `Admission` in the place of `SettingsAdmission
 and the `extension` that the client sent.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -52,15 +52,28 @@ class SettingsAdmission:
         self._known = known
         self._told = Once()
 
+    def anew(self, settings: RelaySettings, own_names: Set[str]) -> "SettingsAdmission":
+        """Return the admission by other settings, with the same memory of keys."""
+        return SettingsAdmission(settings, own_names, self._known)
+
     async def decide(self, claim: Claim, peer: Address) -> Decision:
-        grant = self._grants.get(claim.fingerprint)
+        try:
+            return self.judge(claim.fingerprint, claim.names)
+        except Refused:
+            if claim.names and claim.fingerprint not in self._grants:
+                self._tell_operator(claim, peer)
+            raise
+
+    def judge(self, fingerprint: bytes, names: Iterable[str]) -> Decision:
+        """Return what is granted to a key; raises Refused if nothing is."""
+        grant = self._grants.get(fingerprint)
         if grant is not None and not grant.enabled:
             raise Refused(Code.REVOKED, "this key was withdrawn")
         granted: dict[str, int] = {}
         refused: dict[str, Code] = {}
-        for name in claim.names:
+        for name in names:
             try:
-                granted[name] = self._port_of(name, claim.fingerprint, grant)
+                granted[name] = self._port_of(name, fingerprint, grant)
             except Refused as refusal:
                 refused[name] = refusal.code
                 reason = refusal
@@ -68,8 +81,6 @@ class SettingsAdmission:
             return Decision(granted, refused, grant.limits if grant else GrantLimits())
         if not refused:
             raise Refused(Code.NAME_REFUSED, "no name was asked for")
-        if grant is None:
-            self._tell_operator(claim, peer)
         raise reason
 
     def _port_of(self, name: str, fingerprint: bytes, grant: ClientGrant | None) -> int:

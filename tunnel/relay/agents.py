@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from tunnel.relay.farewell import Farewell
 from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
 from tunnel.relay.registry import Claimant, Registry, ServeOutcome
-from tunnel.relay.sessions import Kinds, Link, RelayChannel
+from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.settings.values import RelaySettings
@@ -37,6 +37,7 @@ from tunnel.tls.identity import authenticate
 from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.doors import accept_socket
 from tunnel.transport.options import TransportOptions
+from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 
@@ -47,6 +48,9 @@ UNREGISTERED_PER_ADDRESS_FACTOR = 4  # the same for one address: a fleet may com
 HEARTBEAT_FULL = 2000  # connections up to which the heartbeat is as set; above, it slows down
 HEARTBEAT_SLOWEST = 30.0
 RETRY_AFTER_DRAIN = 1.0  # seconds after which clients may come back: a restart takes about that
+
+
+Door = Listener | TcpListener  # one address that clients come in by
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,17 @@ class Agents:
         self.registrations = Registrations()
         self.is_draining = False
         self.crowd = Crowd("agent")
-        self._farewell = Farewell(self.crowd, settings.drain_timeout)
+        self._came_by: dict[Connection, Door | None] = {}
+        self.farewell = Farewell(self.crowd, settings.drain_timeout)
+
+    def reconfigure(self, settings: RelaySettings, admission: Admission, doors: Doors) -> None:
+        """Let in whoever comes from now on as these say; who is in, is not asked anew."""
+        self._settings = settings
+        self._admission = admission
+        self._doors = doors
+        half_open = settings.limits.half_open
+        self._unregistered_per_address.limit = half_open * UNREGISTERED_PER_ADDRESS_FACTOR
+        self.farewell.drain_timeout = settings.drain_timeout
 
     # -- letting in
 
@@ -83,13 +97,13 @@ class Agents:
         """Serve every connection of a listener, for ever."""
         while True:
             connection = await listener.accept()
-            self.crowd.start(self.serve(connection))
+            self.crowd.start(self.serve(connection, listener))
 
-    def take_socket(self, sock: socket.socket, peer: Address) -> None:
+    def take_socket(self, sock: socket.socket, peer: Address, door: Door | None = None) -> None:
         """Serve the client at `peer` whose ClientHello waits unread on an accepted socket."""
-        self.crowd.start(self._serve_socket(sock, peer))
+        self.crowd.start(self._serve_socket(sock, peer, door))
 
-    async def _serve_socket(self, sock: socket.socket, peer: Address) -> None:
+    async def _serve_socket(self, sock: socket.socket, peer: Address, door: Door | None) -> None:
         doors = self._doors
         try:
             with self._registering(peer):
@@ -100,7 +114,7 @@ class Agents:
         except Refused:
             sock.close()
             raise
-        await self.serve(connection)
+        await self.serve(connection, door)
 
     @property
     def unregistered(self) -> int:
@@ -119,8 +133,9 @@ class Agents:
         finally:
             self._unregistered -= 1
 
-    async def serve(self, connection: Connection) -> None:
-        """Register the connection, answer it until it ends, close it."""
+    async def serve(self, connection: Connection, door: Door | None = None) -> None:
+        """Register the connection that came in by `door`, answer it until it ends, close it."""
+        self._came_by[connection] = door
         try:
             with self._per_address.place(connection.peer):
                 await self._serve(connection)
@@ -130,6 +145,7 @@ class Agents:
             connection.close(Code.INTERNAL)
             raise
         finally:
+            del self._came_by[connection]
             connection.close()
 
     async def _serve(self, connection: Connection) -> None:
@@ -266,7 +282,7 @@ class Agents:
         outcome = self._registry.serve(link, wish.name, kinds, renewal=wish.renewal)
         for loser in outcome.superseded:
             bound.info("took over", name=wish.name, superseded=loser.label)
-            self._farewell.dismiss(loser)
+            self.farewell.dismiss(loser)
         for other in outcome.given_up:
             bound.info("validation given up", name=wish.name, session=other.session.label)
             self.crowd.start(_tell_given_up(other, wish.name))
@@ -279,11 +295,21 @@ class Agents:
     def drain(self) -> None:
         """Ask every client to leave, and let nobody register any more."""
         self.is_draining = True
-        self._farewell.drain(self._registry.drain(), RETRY_AFTER_DRAIN)
+        self.farewell.drain(self._registry.drain(), RETRY_AFTER_DRAIN)
+
+    def leave_by(self, doors: Container[Door | None]) -> None:
+        """Ask every client to leave that came in by one of these doors, which are shut by now."""
+        came = [
+            each for each in self._registry.links if self._came_by.get(each.connection) in doors
+        ]
+        leaving = [link for link in came if link.state is not LinkState.SUPERSEDED]
+        for link in leaving:
+            link.state = LinkState.DRAINING
+        self.farewell.drain(leaving, RETRY_AFTER_DRAIN)
 
     async def part_from_all(self) -> None:
         """Say goodbye to every client that is left and close its connection."""
-        await self._farewell.part_from(self._registry.links)
+        await self.farewell.part_from(self._registry.links)
 
 
 def _answer(name: str, outcome: ServeOutcome) -> Serving:

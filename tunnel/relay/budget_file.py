@@ -55,6 +55,10 @@ class BudgetFile:
         if is_counted:
             self._write_soon()
 
+    def reconfigure(self, domains: RegisteredDomains) -> None:
+        """As `Budget.reconfigure`."""
+        self._budget.reconfigure(domains)
+
     def use_of(self, name: str) -> Use:
         """Return what is used up now of the budget that new names like this one share."""
         return self._budget.use_of(name, self._now())

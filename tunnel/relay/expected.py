@@ -24,6 +24,10 @@ class ExpectedNames:
         since = self._recent.get(name)
         return since is not None and self._clock() - since < RECENT_SECONDS
 
+    def reconfigure(self, listed: Iterable[str]) -> None:
+        """Expect these instead of those that were listed; what was served of late stays."""
+        self._listed = frozenset(listed)
+
     def note(self, name: str) -> None:
         """Remember that the name was served until now."""
         self._recent[name] = self._clock()

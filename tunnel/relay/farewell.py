@@ -20,7 +20,7 @@ class Farewell:
 
     def __init__(self, crowd: Crowd, drain_timeout: float) -> None:
         self._crowd = crowd
-        self._drain_timeout = drain_timeout
+        self.drain_timeout = drain_timeout
 
     def dismiss(self, loser: Session) -> None:
         """Let a superseded session finish what runs; what runs without an answer moves on."""
@@ -35,6 +35,15 @@ class Farewell:
         for link in links:
             self._crowd.start(self._drain(link, Code.DRAINING, retry_after))
 
+    def expel(self, links: Iterable[Link], code: Code, message: str) -> None:
+        """Close connections that are not to be any more, saying why."""
+        for link in links:
+            self._crowd.start(part(link.connection, link.channel, code, message))
+
+    def take_names(self, link: Link, names: Iterable[str], code: Code) -> None:
+        """Tell a client unasked that it serves these names no more."""
+        self._crowd.start(self._tell_lost(link, names, code))
+
     async def part_from(self, links: Iterable[Link]) -> None:
         """Say goodbye on every link and close its connection."""
         async with asyncio.TaskGroup() as group:
@@ -46,15 +55,19 @@ class Farewell:
         self, link: Link, code: Code, retry_after: float, lost_names: Iterable[str] = ()
     ) -> None:
         """Ask the client to leave this connection; close it at the deadline."""
-        reason = Reason(code)
         try:
-            async with asyncio.timeout(self._drain_timeout):
-                for name in lost_names:
-                    lost = Serving(name, visitors=False, challenge=False, reason=reason)
-                    await link.channel.send(lost)
-                await link.channel.send(Drain(self._drain_timeout, retry_after))
+            async with asyncio.timeout(self.drain_timeout):
+                await self._tell_lost(link, lost_names, code)
+                await link.channel.send(Drain(self.drain_timeout, retry_after))
                 await link.connection.wait_closed()
         except TimeoutError:
             await part(link.connection, link.channel, code, retry_after=retry_after)
         except TunnelError as error:
             log.debug("lost while draining", cause=error)
+
+    @staticmethod
+    async def _tell_lost(link: Link, names: Iterable[str], code: Code) -> None:
+        reason = Reason(code)
+        for name in names:
+            lost = Serving(name, visitors=False, challenge=False, reason=reason)
+            await link.channel.send(lost)

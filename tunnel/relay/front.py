@@ -35,7 +35,7 @@ class Front:
         self,
         settings: RelaySettings,
         routing: Routing,
-        take_agent: Callable[[socket.socket, Address], None],
+        take_agent: Callable[[socket.socket, Address, TcpListener], None],
         own: OwnValidations,
     ) -> None:
         self._hello_timeout = settings.timeouts.client_hello
@@ -47,13 +47,20 @@ class Front:
         self.visits = Visits()
         self.crowd = Crowd("visitor")
 
+    def reconfigure(self, settings: RelaySettings) -> None:
+        """Meet whoever comes from now on as these settings say."""
+        self._hello_timeout = settings.timeouts.client_hello
+        self._per_address.limit = settings.limits.visitors_per_address
+
     async def accept_from(self, listener: TcpListener, settings: ListenerSettings) -> None:
         """Meet everybody who comes to a listener, for ever."""
         while True:
             sock = await listener.accept()
-            self.crowd.start(self._meet(sock, settings))
+            self.crowd.start(self._meet(sock, listener, settings))
 
-    async def _meet(self, sock: socket.socket, listener: ListenerSettings) -> None:
+    async def _meet(
+        self, sock: socket.socket, door: TcpListener, listener: ListenerSettings
+    ) -> None:
         """Own the socket until somebody takes it over."""
         with ExitStack() as places:
 
@@ -63,7 +70,7 @@ class Front:
             try:
                 guest, peeker = await receive_guest(sock, listener, self._hello_timeout, admit)
                 if guest.kind is Arrival.AGENT:
-                    self._take_agent(sock, guest.caller.peer)
+                    self._take_agent(sock, guest.caller.peer, door)
                     return
                 hello = peeker.consume(guest.hello.size)
             except HelloRefused as refusal:

@@ -63,6 +63,17 @@ class ClientUse:
             self.streams -= 1
             self._free.set()
 
+    def reconfigure(self, limits: GrantLimits, now: float) -> None:
+        """Keep to other limits from now on; a stream that never had a rate gets none."""
+        if limits == self.limits:
+            return
+        self.limits = limits
+        if self.bucket is not None and limits.rate is not None:
+            self.bucket.rate = limits.rate
+        else:
+            self.bucket = client_bucket(limits, now)
+        self._free.set()
+
     async def _wait_for_place(self) -> None:
         while self.streams >= self.limits.streams:
             self._free.clear()

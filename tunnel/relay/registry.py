@@ -53,10 +53,10 @@ class Registry:
         challenges: Challenges,
         clock: Callable[[], float],
     ) -> None:
-        self._connections_max = connections
+        self.connections_max = connections
         self.connections = 0  # registered ones, of all sessions
         self.tally = Tally()  # of all visitors' bytes, also of sessions that are gone
-        self._expected = ExpectedNames(expected, clock)
+        self.expected = ExpectedNames(expected, clock)
         self._clock = clock
         self._sessions: dict[tuple[bytes, bytes], Session] = {}
         self._uses: dict[bytes, ClientUse] = {}
@@ -98,7 +98,7 @@ class Registry:
         return link
 
     def _check_caps(self, use: ClientUse) -> None:
-        if self.connections >= self._connections_max:
+        if self.connections >= self.connections_max:
             message = "the relay has no room for more connections"
             raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
         if use.connections >= use.limits.connections:
@@ -221,7 +221,7 @@ class Registry:
             holders.append(session)
         elif not serves and session in holders:
             holders.remove(session)
-            self._expected.note(name)
+            self.expected.note(name)
         if not holders:
             del self._holders[name]
         if not session.validates(name):
@@ -261,7 +261,7 @@ class Registry:
 
     def is_expected(self, name: str) -> bool:
         """Say whether a visitor of this name, not served now, is worth holding for a moment."""
-        return name in self._holders or name in self._expected
+        return name in self._holders or name in self.expected
 
     async def served(self, name: str) -> None:
         """Wait until some link begins or resumes to serve the name. Cancel-safe."""

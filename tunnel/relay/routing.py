@@ -38,6 +38,10 @@ class Routing:
         self._timeouts = timeouts
         self._registry = registry
 
+    def reconfigure(self, timeouts: RelayTimeouts) -> None:
+        """Keep to other deadlines wherever one begins from now on."""
+        self._timeouts = timeouts
+
     async def forward(self, visitor: Stream, hello: bytes, header: StreamHeader) -> None:
         """Forward until both sides have ended; `hello` was read from the visitor already.
 

@@ -1,54 +1,44 @@
 """The relay as a whole: what it is made of, how it starts, how it ends."""
 
 import asyncio
-import errno
 import socket
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from tunnel.errors import ListenFailed
+from tunnel.errors import SettingsError
 from tunnel.log import get_log
-from tunnel.protocol.names import client_id
 from tunnel.relay.admission import Admission, SettingsAdmission
-from tunnel.relay.agents import Agents, Doors
+from tunnel.relay.agents import Agents, Door, Doors
+from tunnel.relay.budget import RegisteredDomains
 from tunnel.relay.budget_file import budget_of
 from tunnel.relay.certificate import SELF_SIGNED_NAME, OwnCertificate
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.front import Front
 from tunnel.relay.known_keys import KnownKeys
+from tunnel.relay.listening import Bound, Ports, close
 from tunnel.relay.registry import Registry
+from tunnel.relay.reload import Readied, Rooms, expected_names, review
 from tunnel.relay.routing import Routing
 from tunnel.relay.sessions import Link
 from tunnel.relay.state import own_names, prepare_state, reset_key
+from tunnel.relay.status import Listening, View
 from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.activation import InheritedSockets
-from tunnel.runtime.supervision import Work, first_of, restarted
-from tunnel.settings.values import InheritedAddress, ListenerSettings, RelaySettings
-from tunnel.stream import Address, Listener
+from tunnel.runtime.rota import Rota
+from tunnel.runtime.supervision import first_of
+from tunnel.settings.reload import ReloadPlan, check_live
+from tunnel.settings.values import RelaySettings
+from tunnel.stream import Address
 from tunnel.tls.certificates import dns_names
 from tunnel.tls.slots import Certificate
-from tunnel.transport.doors import listen_datagrams, takes_datagrams, takes_sockets
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingBudget
-from tunnel.transport.tcp import TcpListener, reason_of
+from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 
-_WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """One address that is listened on, and the settings it came from."""
-
-    settings: ListenerSettings
-    listener: TcpListener | Listener
-
-    @property
-    def address(self) -> Address:
-        """The address really bound."""
-        return self.listener.address
+NOT_RUNNING = "the relay is starting or ending: it takes no other settings now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,103 +91,133 @@ class Relay:
             admission = SettingsAdmission(settings, own, known)
         self._admission = admission
         self._budget = budget_of(settings)
+        self.view: View | None = None  # of what runs, once it listens
+        self._rooms: Rooms | None = None  # while it runs
 
     def census(self) -> Census:
         """Return how many there are of everybody; nobody before `run`."""
         return self._count()
 
+    @property
+    def settings(self) -> RelaySettings:
+        """The settings in force."""
+        return self._settings
+
     async def run(self, stop: asyncio.Event) -> None:
         """Listen and serve until `stop` is set, then drain. Raises ListenFailed."""
         settings = self._settings
+        rooms = self._make_rooms()
+        agents, front, ports = rooms.agents, rooms.front, rooms.ports
+        self._count = lambda: _census(rooms.registry.links, len(front.crowd))
+        log.info("starting", relay=settings.name)
+        sockets = await ports.bind(settings.listeners.values())
+        ports.adopt(sockets, self._doors.options)
+        self._inherited.warn_of_unwanted()
+        self.view = self._view(rooms)
+        try:
+            async with agents.crowd, front.crowd:
+                rooms.arrange(sockets, self._certificate.upkeep)
+                self._rooms = rooms
+                if self._on_open is not None:
+                    self._on_open(self._opening(sockets.values()))
+                await first_of(lambda: _wait(stop), rooms.rota.run)
+                self._rooms = None
+                await ports.close()
+                await self._drain(agents, front)
+        finally:
+            self._rooms = None
+            await ports.close()
+            self._budget.close()
+
+    def _make_rooms(self) -> Rooms:
+        settings = self._settings
         clock = asyncio.get_running_loop().time
         challenges = Challenges(self._budget, clock)
-        expected = _expected_names(settings)
+        expected = expected_names(settings)
         registry = Registry(settings.limits.connections, expected, challenges, clock)
         agents = Agents(settings, registry, self._admission, self._doors)
         routing = Routing(settings.timeouts, registry)
         front = Front(settings, routing, agents.take_socket, self._validations)
-        self._count = lambda: _census(registry.links, len(front.crowd))
-        log.info("starting", relay=settings.name)
-        bound = await self._listen()
-        try:
-            async with agents.crowd, front.crowd:
-                if self._on_open is not None:
-                    self._on_open(self._opening(bound))
-                accepting = (self._accept(each, agents, front) for each in bound)
-                await first_of(lambda: _wait(stop), *accepting, *self._upkeep())
-                await _close(bound)
-                await self._drain(agents, front)
-        finally:
-            await _close(bound)
-            self._budget.close()
+        ports = Ports(self._doors, self._inherited)
+        return Rooms(registry, agents, routing, front, ports, Rota())
 
-    def _upkeep(self) -> Iterator[Work]:
-        upkeep = self._certificate.upkeep
-        if upkeep is not None:
-            yield lambda: restarted("certificate", upkeep)
+    def _view(self, rooms: Rooms) -> View:
+        return View(
+            settings=self._settings,
+            listening=lambda: map(_listening, rooms.ports.bound.values()),
+            registry=rooms.registry,
+            agents=rooms.agents,
+            front=rooms.front,
+            certificate=self._certificate,
+            budget=self._budget,
+            parked=self._doors.options.budget,
+        )
 
-    def _opening(self, bound: list[Bound]) -> Opening:
+    # -- other settings
+
+    async def reload(self, settings: RelaySettings) -> ReloadPlan:
+        """Bring other settings into force, and return what was different; all of them or none.
+
+        What has not changed is not touched. Raises SettingsError if anything of them cannot be
+        used, or needs a restart, and ListenFailed. To be called while `run` runs.
+        """
+        plan = check_live(self._settings, settings)
+        readied, rooms = await self._ready(settings), self._rooms
+        if rooms is None:
+            await close(each.listener for each in readied.sockets.values())
+            raise SettingsError([NOT_RUNNING])
+        # From here on nothing is awaited and nothing can fail.
+        gone = self._adopt(rooms, readied)
+        await close(gone)
+        return plan
+
+    async def _ready(self, settings: RelaySettings) -> Readied:
+        """Read and bind what other settings need; nothing that runs is touched."""
+        if self._rooms is None:
+            raise SettingsError([NOT_RUNNING])
+        source = self._certificate.read(settings)
+        admission = None
+        if isinstance(self._admission, SettingsAdmission):
+            own = own_names(settings, source.certificate)
+            admission = self._admission.anew(settings, own)
+        return Readied(
+            settings=settings,
+            source=source,
+            admission=admission,
+            domains=RegisteredDomains(settings.suffixes.values()),
+            options=_followed(self._doors.options, settings),
+            sockets=await self._rooms.ports.bind(settings.listeners.values()),
+        )
+
+    def _adopt(self, rooms: Rooms, readied: Readied) -> list[Door]:
+        """Bring what is ready into force; return the doors that are to be closed."""
+        settings, options = readied.settings, readied.options
+        self._settings = settings
+        self._certificate.adopt(readied.source)
+        self._admission = readied.admission or self._admission
+        self._doors = Doors(self._certificate.slot, options)
+        options.budget.total = settings.limits.buffer_total
+        self._budget.reconfigure(readied.domains)
+        rooms.adopt(readied)
+        rooms.agents.reconfigure(settings, self._admission, self._doors)
+        gone = rooms.ports.adopt(readied.sockets, options)
+        rooms.arrange(readied.sockets, self._certificate.upkeep)
+        now = asyncio.get_running_loop().time()
+        if readied.admission is not None:
+            review(rooms.registry, rooms.agents.farewell, readied.admission, now)
+        rooms.agents.leave_by(gone)
+        if self.view is not None:
+            self.view = replace(self.view, settings=settings)
+        return gone
+
+    # -- beginning and end
+
+    def _opening(self, bound: Iterable[Bound]) -> Opening:
         certificate = self._doors.slot.current
         address = next(each.address for each in bound if each.settings.kind != "public")
         if ip_address(address.host).is_unspecified:
             address = Address(_public_host(certificate), address.port)
         return Opening(address, certificate.pin)
-
-    async def _listen(self) -> list[Bound]:
-        """Bind every address, or none: raises ListenFailed."""
-        bound: list[Bound] = []
-        try:
-            for listener in self._settings.listeners.values():
-                for address in listener.listen:
-                    bound += await self._bind(listener, address)
-        except BaseException:
-            await _close(bound)
-            raise
-        if all(each.settings.kind == "public" for each in bound):
-            await _close(bound)
-            raise ListenFailed("no address for clients could be listened on")
-        self._inherited.warn_of_unwanted()
-        return bound
-
-    async def _bind(self, listener: ListenerSettings, address: Address) -> list[Bound]:
-        bound: list[Bound] = []
-        serves_agents = listener.kind != "public"
-        try:
-            if listener.kind != "agents" or takes_sockets(listener.transports):
-                sockets = TcpListener(self._place(address, socket.SOCK_STREAM))
-                bound.append(Bound(listener, sockets))
-                if address.port == 0:  # chosen once: both protocols of an agents listener share it
-                    address = Address(address.host, sockets.address.port)
-            if serves_agents and takes_datagrams(listener.transports):
-                place, doors = self._place(address, socket.SOCK_DGRAM), self._doors
-                datagrams = await listen_datagrams(place, doors.slot, doors.options)
-                bound.append(Bound(listener, datagrams))
-        except ListenFailed as fault:
-            await _close(bound)
-            raise ListenFailed(f"listeners.{listener.name}: {fault}") from fault
-        except OSError as fault:
-            await _close(bound)
-            if address.host == "::" and fault.errno in _WITHOUT_IPV6:
-                log.warning("no IPv6 here", listener=listener.name, address=address)
-                return []
-            message = f"listeners.{listener.name}: cannot listen on {address}: {reason_of(fault)}"
-            raise ListenFailed(message) from fault
-        log.info("listening", listener=listener.name, kind=listener.kind, address=address)
-        return bound
-
-    def _place(self, address: Address, kind: socket.SocketKind) -> Address | socket.socket:
-        """Return where to listen: the address, or the socket that was bound to it for us."""
-        if isinstance(address, InheritedAddress):
-            return self._inherited.take(address, kind)
-        return address
-
-    @staticmethod
-    def _accept(bound: Bound, agents: Agents, front: Front) -> Work:
-        """Return what accepts for ever from one socket."""
-        listener = bound.listener
-        if isinstance(listener, TcpListener):
-            return lambda: front.accept_from(listener, bound.settings)
-        return lambda: agents.accept_from(listener)
 
     async def _drain(self, agents: Agents, front: Front) -> None:
         """Let what runs finish, at most `drain_timeout` seconds, and say goodbye to clients."""
@@ -228,13 +248,9 @@ async def _wait(event: asyncio.Event) -> None:
     await event.wait()
 
 
-async def _close(bound: list[Bound]) -> None:
-    while bound:
-        listener = bound.pop().listener
-        if isinstance(listener, TcpListener):
-            listener.close()
-        else:
-            await listener.close()
+def _listening(bound: Bound) -> Listening:
+    protocol = "tcp" if isinstance(bound.listener, TcpListener) else "udp"
+    return Listening(bound.settings.name, bound.settings.kind, protocol, bound.address)
 
 
 def _options(settings: RelaySettings) -> TransportOptions:
@@ -248,13 +264,12 @@ def _options(settings: RelaySettings) -> TransportOptions:
     )
 
 
-def _expected_names(settings: RelaySettings) -> set[str]:
-    """Return the names that the settings grant to somebody: their visitors are worth holding."""
-    names: set[str] = set()
-    for grant in settings.clients.values():
-        if grant.enabled:
-            names.update(name for name in grant.names if not name.startswith("*."))
-            for suffix in grant.suffixes:
-                bits = settings.suffixes[suffix].id_bits
-                names.update(f"{client_id(grant.fingerprint, each)}.{suffix}" for each in bits)
-    return names
+def _followed(options: TransportOptions, settings: RelaySettings) -> TransportOptions:
+    """Return the options of new connections by other settings; the account and the key stay."""
+    return replace(
+        options,
+        flow=settings.flow,
+        quic=settings.quic,
+        half_open=settings.limits.half_open,
+        handshake_timeout=settings.timeouts.register,
+    )

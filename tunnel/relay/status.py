@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -38,7 +39,7 @@ class View:
     """The parts of a relay that runs; they are only looked at."""
 
     settings: RelaySettings
-    listening: tuple[Listening, ...]
+    listening: Callable[[], Iterable[Listening]]
     registry: Registry
     agents: Agents
     front: Front
@@ -70,7 +71,7 @@ def status_of(view: View, since: float) -> Members:
         "state": "draining" if view.is_draining else "serving",
         "ready": obstacle is None,
         "why": obstacle,
-        "listeners": [{**asdict(each), "address": str(each.address)} for each in view.listening],
+        "listeners": [{**asdict(each), "address": str(each.address)} for each in view.listening()],
         "clients": [_session(each, now) for each in sessions[:CLIENTS_SHOWN]],
         "clients_left_out": max(0, len(sessions) - CLIENTS_SHOWN),
         "refused": [_refused(each) for each in view.agents.registrations.latest],

@@ -39,6 +39,14 @@ async def listen_datagrams(
     return await listen(place, slot, options)
 
 
+def reconfigure(listener: Listener, options: TransportOptions) -> None:
+    """Let connections that begin from now on keep to other options; `reset_key` stays."""
+    from tunnel.transport.quic.listener import TunnelListener  # noqa: PLC0415 - loaded when used
+
+    if isinstance(listener, TunnelListener):
+        listener.reconfigure(options)
+
+
 async def accept_socket(
     sock: socket.socket,
     slot: CertificateSlot,

@@ -335,7 +335,7 @@ def test_names_that_are_not_granted_are_not_remembered(tmp_path: Path) -> None:
                 for number in range(300)
             ]
             await play(agents, [*REGISTER, *strange])
-            assert len(registry._expected._recent) == 0
+            assert len(registry.expected._recent) == 0
 
     asyncio.run(scene())
 

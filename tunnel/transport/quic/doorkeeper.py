@@ -57,7 +57,7 @@ class Doorkeeper:
 
     def __init__(self, reset_key: bytes, half_open: int, now: float) -> None:
         self._reset_key = reset_key
-        self._half_open = half_open
+        self.half_open = half_open
         self._resets = RateLimit(now)
         self._tokens = QuicRetryTokenHandler()
 
@@ -98,11 +98,11 @@ class Doorkeeper:
         half_open: int,
         now: float,
     ) -> bytes | Admission | None:
-        if half_open >= self._half_open * HARD_CAP:
+        if half_open >= self.half_open * HARD_CAP:
             return None
         if header.token:
             return self._admit_retried(header, source, now)
-        if half_open >= self._half_open:
+        if half_open >= self.half_open:
             return self._retry(header, source, now)
         return Admission(header.destination_cid, None)
 

@@ -70,6 +70,12 @@ class TunnelListener:
         self._complete.close(ConnectionLost("the listener is closed", Code.OK))
         self._close_if_unused()
 
+    def reconfigure(self, options: TransportOptions) -> None:
+        """Let connections that begin from now on keep to other options; `reset_key` stays."""
+        self._options = options
+        self._doorkeeper.half_open = options.half_open
+        self._configured = None
+
     # For the connections
 
     def established(self, connection: TunnelConnection, alpn: str | None) -> None:
