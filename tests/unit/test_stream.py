@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from tunnel.errors import Code, StreamReset
-from tunnel.stream import Prefixed, Stream, splice
+from tunnel.stream import Prefixed, Stream, Tally, splice
 from tunnel.transport.memory import memory_pair
 
 
@@ -38,6 +38,26 @@ def test_bytes_and_ends_go_both_ways() -> None:
             await service.send(b"answer")
             await service.finish()
             assert await receive_all(visitor) == b"answer"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_what_was_passed_on_is_counted_in_the_part_and_in_the_whole() -> None:
+    async def body() -> None:
+        visitor, near, far, service = await two_pairs()
+        whole = Tally()
+        whole.count_back(1)
+        part = Tally(whole)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(splice(near, far, tally=part))
+            await visitor.send(b"request")
+            await service.send(b"answer!!!")
+            for end in (visitor, service):
+                await end.finish()
+            for end in (visitor, service):
+                await receive_all(end)
+        assert (part.forth, part.back) == (7, 9)
+        assert (whole.forth, whole.back) == (7, 10)
 
     asyncio.run(body(), debug=True)
 

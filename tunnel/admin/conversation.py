@@ -4,7 +4,6 @@ Nothing here knows what is asked for. A caller may be anybody on this machine.
 """
 
 import asyncio
-from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
@@ -48,6 +47,13 @@ class Conversation:
         try:
             while await self._answer_next():
                 self._http.start_next_cycle()
+            # An RST would overtake what was said last.
+            await send_last(
+                self._stream,
+                b"",
+                linger_timeout=PARTING_TIMEOUT,
+                dropped_bytes=BODY_LIMIT,
+            )
         except (StreamReset, TimeoutError) as error:
             log.debug("caller lost", cause=error)
         finally:
@@ -65,8 +71,7 @@ class Conversation:
             return False
         self.is_answering = True
         answer = await respond(self._pages, request)
-        async with asyncio.timeout(SEND_TIMEOUT):
-            await self._stream.send(self._framed(answer))
+        await self._send(self._framed(answer))
         self.is_answering = False
         return {self._http.our_state, self._http.their_state} == {h11.DONE}
 
@@ -108,13 +113,12 @@ class Conversation:
         else:
             message = f"the request was not whole after {REQUEST_TIMEOUT:g} s"
             answer = problem(HTTPStatus.REQUEST_TIMEOUT, message)
-        with suppress(StreamReset):
-            await send_last(
-                self._stream,
-                self._framed(answer, is_last=True),
-                linger_timeout=PARTING_TIMEOUT,
-                dropped_bytes=BODY_LIMIT,
-            )
+        await self._send(self._framed(answer, is_last=True))
+
+    async def _send(self, octets: bytes) -> None:
+        """Send an answer; raises StreamReset, TimeoutError for a caller who does not read it."""
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await self._stream.send(octets)
 
     def _framed(self, answer: Answer, *, is_last: bool = False) -> bytes:
         headers = [

@@ -1,12 +1,13 @@
 """Where callers come in: the control socket, and the address for metrics."""
 
 import socket
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn, Protocol
 
 from tunnel.admin.answers import Pages
 from tunnel.admin.conversation import Conversation
+from tunnel.admin.pages import Desk, control_pages, read_only_pages
 from tunnel.admin.unix import UnixListener, listen_unix
 from tunnel.errors import ListenFailed
 from tunnel.log import get_log
@@ -18,6 +19,7 @@ from tunnel.transport.tcp import TcpListener, reason_of, wrap
 
 CONNECTIONS = 32  # at each door; one more and the longest-waiting caller has to go
 SOCKET = "admin.sock"  # in the state directory, unless the settings say where
+NO_PAGES: Pages = MappingProxyType({})
 
 log = get_log(__name__)
 
@@ -71,27 +73,21 @@ class Door:
         self._entry.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """What stands behind which door: everything, or what anybody may read."""
-
-    control: Pages
-    metrics: Pages
-
-
-def open_doors(settings: AdminSettings, state_dir: Path, behind: Behind) -> list[Door]:
+def open_doors(
+    settings: AdminSettings, state_dir: Path, desk: Desk, more: Pages = NO_PAGES
+) -> list[Door]:
     """Listen wherever the settings say; raises ListenFailed where that cannot be done.
 
-    The control socket that nobody has asked for, in the state directory, may be missing: that is
-    only logged.
+    `more` are pages for the control socket beside those that both programs have. A control socket
+    that nobody has asked for, in the state directory, may be missing: that is only logged.
     """
     doors: list[Door] = []
     try:
         control = _control_socket(settings, state_dir)
         if control is not None:
-            doors.append(Door(control, behind.control))
+            doors.append(Door(control, control_pages(desk, more)))
         if settings.metrics is not None:
-            doors.append(Door(_metrics(settings.metrics), behind.metrics))
+            doors.append(Door(_metrics(settings.metrics), read_only_pages(desk)))
     except BaseException:
         for door in doors:
             door.close()

@@ -1,29 +1,12 @@
 """What may stand on the command line. Imports nothing heavy: `--version` and `--help` end here."""
 
-import argparse
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunnel import __version__
-
-ACME = "certificates from a certificate authority (ACME)"
-OPERATIONS = "talking to a running program"
-
-VERBS = {
-    "init": "write commented settings",
-    "keygen": "make an identity key",
-    "id": "show ids, fingerprints and names (client)",
-}
-LATER_VERBS = {
-    "status": OPERATIONS,
-    "reload": OPERATIONS,
-    "drain": OPERATIONS,
-    "doctor": OPERATIONS,
-    "explain": OPERATIONS,
-    "cert": ACME,
-    "completion": "completion for shells",
-}
+from tunnel.cli.once import Once
+from tunnel.cli.verb_flags import VERBS, parse_verb, verbs_of
 
 _ORDERING = (  # what has a meaning only where a certificate is ordered
     *("acme_email", "acme_creds_path", "acme_staging", "acme_directory", "acme_ca"),
@@ -34,18 +17,17 @@ _COMBINES = ("force_h2", "pool_size")  # with -c; the log flags do anyway
 _POOL_LIMIT = 64
 _DAYS_LIMIT = 365
 
-AddFlags = Callable[[ArgumentParser], None]
 Check = Callable[[ArgumentParser, Namespace], None]
 
 
 def parse_relay(argv: Sequence[str]) -> Namespace:
     """Return what was asked of relay.pyz; raises SystemExit (0 after --help, 2 on bad usage)."""
-    return _parse("relay", argv, _add_relay_flags, _check_relay)
+    return _parse("relay", argv, _check_relay)
 
 
 def parse_client(argv: Sequence[str]) -> Namespace:
     """Return what was asked of client.pyz; raises SystemExit as `parse_relay` does."""
-    return _parse("client", argv, _add_client_flags, _check_client)
+    return _parse("client", argv, _check_client)
 
 
 def _check_relay(parser: ArgumentParser, arguments: Namespace) -> None:
@@ -88,23 +70,10 @@ def _spelt(dest: str) -> str:
     return f"--{dest.replace('_', '-')}"
 
 
-def _parse(program: str, argv: Sequence[str], add_flags: AddFlags, check: Check) -> Namespace:
+def _parse(program: str, argv: Sequence[str], check: Check) -> Namespace:
     if argv and not argv[0].startswith("-"):
-        return _parse_verb(program, argv[0], argv[1:])
-    parser = ArgumentParser(
-        prog=f"{program}.pyz",
-        allow_abbrev=False,
-        usage=f"{program}.pyz [-c {program}.toml] [flags] | VERB",
-        epilog="Verbs: " + "; ".join(f"{v} ({VERBS[v]})" for v in _verbs_of(program)),
-    )
-    parser.register("action", None, _Once)
-    _add_shared_flags(parser, program)
-    if program == "client":
-        parser.add_argument("--qr", action="store_true", help="draw each URL, on a terminal")
-    quick = parser.add_argument_group("quick start without a file")
-    known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
-    add_flags(quick)  # type: ignore[arg-type] # a group adds arguments as a parser does
-    quick_start = [a.dest for a in parser._actions if a.dest not in known]  # noqa: SLF001 - as above
+        return parse_verb(program, argv[0], argv[1:])
+    parser, quick_start = daemon_parser(program)
     arguments = parser.parse_args(argv)
     arguments.verb = None
     _check_combinations(parser, arguments, quick_start)
@@ -112,8 +81,24 @@ def _parse(program: str, argv: Sequence[str], add_flags: AddFlags, check: Check)
     return arguments
 
 
-def _verbs_of(program: str) -> list[str]:
-    return [verb for verb in VERBS if verb != "id" or program == "client"]
+def daemon_parser(program: str) -> tuple[ArgumentParser, list[str]]:
+    """Return the parser of a command line without a verb, and the flags of a quick start."""
+    parser = ArgumentParser(
+        prog=f"{program}.pyz",
+        allow_abbrev=False,
+        usage=f"{program}.pyz [-c {program}.toml] [flags] | VERB",
+        epilog="Verbs: " + "; ".join(f"{v} ({VERBS[v]})" for v in verbs_of(program)),
+    )
+    parser.register("action", None, Once)
+    _add_shared_flags(parser, program)
+    if program == "client":
+        parser.add_argument("--qr", action="store_true", help="draw each URL, on a terminal")
+    quick = parser.add_argument_group("quick start without a file")
+    known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
+    add_flags = _add_relay_flags if program == "relay" else _add_client_flags
+    add_flags(quick)  # type: ignore[arg-type] # a group adds arguments as a parser does
+    quick_start = [a.dest for a in parser._actions if a.dest not in known]  # noqa: SLF001 - as above
+    return parser, quick_start
 
 
 def _add_shared_flags(parser: ArgumentParser, program: str) -> None:
@@ -259,17 +244,6 @@ def _add_client_flags(parser: ArgumentParser) -> None:
     )
 
 
-class _Once(argparse.Action):
-    """What stores a value by default, but refuses a second one instead of forgetting the first."""
-
-    def __call__(
-        self, _parser: ArgumentParser, space: Namespace, values: object, _flag: str | None = None
-    ) -> None:
-        if getattr(space, self.dest) is not self.default:
-            raise argparse.ArgumentError(self, "may be given only once")
-        setattr(space, self.dest, values)
-
-
 def _check_combinations(parser: ArgumentParser, arguments: Namespace, quick: list[str]) -> None:
     """End with status 2 where flags that were given exclude each other."""
     if arguments.config is not None:
@@ -285,31 +259,3 @@ def _check_stand_in(parser: ArgumentParser, arguments: Namespace) -> None:
         parser.error("--as and --with go with -c and --check or --show-config")
     if arguments.stands_for is None:
         parser.error("--with needs --as, the drop-in in whose place it is read")
-
-
-def _parse_verb(program: str, verb: str, argv: Sequence[str]) -> Namespace:
-    parser = ArgumentParser(prog=f"{program}.pyz {verb}", allow_abbrev=False)
-    if verb in LATER_VERBS:
-        parser.error(f"not built yet: {LATER_VERBS[verb]}")
-    if verb not in _verbs_of(program):
-        parser.error(f"no such verb (known: {', '.join(_verbs_of(program))})")
-    parser.register("action", None, _Once)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    if verb == "id":
-        _add_id_flags(parser)
-    else:
-        default = Path(f"{program}.toml" if verb == "init" else "client.key")
-        parser.add_argument("path", nargs="?", type=Path, default=default, help=f"({default})")
-    arguments = parser.parse_args(argv)
-    if verb == "id" and arguments.config and (arguments.domain_suffix or arguments.id_bits):
-        parser.error("--domain-suffix and --id-bits do not go with -c")
-    arguments.verb = verb
-    return arguments
-
-
-def _add_id_flags(parser: ArgumentParser) -> None:
-    files = parser.add_mutually_exclusive_group()
-    files.add_argument("-c", dest="config", type=Path, metavar="FILE", help="every endpoint of it")
-    files.add_argument("--primary-key", type=Path, metavar="FILE", help="one key (client.key)")
-    parser.add_argument("--domain-suffix", metavar="NAME", help="the relay's suffix (localhost)")
-    parser.add_argument("--id-bits", type=int, choices=(64, 128), help="length of the id (128)")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+OPERATING_VERBS = frozenset({"status", "drain", "explain", "cert"})
+
 
 class ServeClient(Protocol):
     """Runs a client on settings that are free of faults and returns the exit status."""
@@ -88,6 +90,16 @@ def _run_client(arguments: Namespace, serve: ServeClient) -> int:
 
 
 def _run_verb(program: str, arguments: Namespace) -> int:
+    """Run a verb; what each kind of them needs takes time to load, and no other waits for it."""
+    if arguments.verb in OPERATING_VERBS:
+        from tunnel.cli.operations import run_operation  # noqa: PLC0415 - as above
+
+        return run_operation(program, arguments)
+    if arguments.verb == "completion":
+        from tunnel.cli.completion import completion_script  # noqa: PLC0415 - as above
+
+        _print(completion_script(program, arguments.shell))
+        return Exit.DONE
     from tunnel.cli.verbs import run_verb  # noqa: PLC0415 - as above
 
     return run_verb(program, arguments)

@@ -344,10 +344,10 @@ class Link:
         now = asyncio.get_running_loop().time
         channel, departure = exchange.channel, self._departure
         if not departure.asked.is_set():
-            await self._send(channel, self.offers.open())
+            await _send(channel, self.offers.open())
         while not departure.asked.is_set():
             await self._wait_for_news(self.offers.next_timeout())
-            await self._send(channel, self.offers.take_due(now()))
+            await _send(channel, self.offers.take_due(now()))
             if self.offers.take_aged(now()):
                 self._owner.aged(self)
         if departure.is_announced:
@@ -364,11 +364,6 @@ class Link:
                 await self._news.wait()
         self._news.clear()
 
-    @staticmethod
-    async def _send(channel: Channel, offers: list[Serve]) -> None:
-        for offer in offers:
-            await channel.send(offer)
-
     async def _withdraw(self, channel: Channel) -> None:
         """Have the relay send its visitors elsewhere before anything else is given up."""
         latest = asyncio.get_running_loop().time() + WITHDRAWAL_TIMEOUT
@@ -376,7 +371,7 @@ class Link:
             latest = min(latest, self._departure.deadline)
         with suppress(TimeoutError):
             async with asyncio.timeout_at(latest):
-                await self._send(channel, self.offers.withdraw())
+                await _send(channel, self.offers.withdraw())
                 while self.offers.serving:
                     await self._wait_for_news(None)
 
@@ -390,3 +385,8 @@ def _accept_only(message: FromRelay) -> FromRelay:
 
 async def _part(exchange: _Exchange, ending: Ending) -> None:
     await part(exchange.connection, exchange.channel, ending.closing_code, ending.message)
+
+
+async def _send(channel: Channel, offers: list[Serve]) -> None:
+    for offer in offers:
+        await channel.send(offer)

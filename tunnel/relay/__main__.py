@@ -21,6 +21,8 @@ def main() -> int:
 
 def serve(settings: "RelaySettings") -> int:
     """Run a relay until a signal ends it; return the exit status."""
+    from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
+    from tunnel.relay.desk import RelayDesk  # noqa: PLC0415 - as above
     from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
     from tunnel.runtime.activation import inherited_sockets  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
@@ -32,7 +34,9 @@ def serve(settings: "RelaySettings") -> int:
 
         with closing(inherited_sockets(os.environ)) as inherited:
             relay = Relay(settings, on_open=open_up, inherited=inherited)
-            await relay.run(signals.stop)
+            desk = RelayDesk(relay, signals.stop)
+            doors = open_doors(settings.admin, settings.state_dir, desk, desk.pages)
+            await answering(doors, lambda: relay.run(signals.stop))
 
     return run_daemon("relay", settings.log, settings.drain_timeout, run)
 

@@ -1,7 +1,7 @@
 """A relay towards its operator: the pages of the control socket, over what `status` knows."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Protocol
@@ -9,29 +9,30 @@ from typing import Protocol
 from tunnel import __version__
 from tunnel.admin.answers import Answer, Members, Pages, Problem, Request, json_answer
 from tunnel.admin.families import Family
+from tunnel.log import get_log
 from tunnel.relay.explanation import Explainer
 from tunnel.relay.figures import families_of
 from tunnel.relay.state import own_names
 from tunnel.relay.status import View, certificate_of, status_of
 
+log = get_log(__name__)
+
 STARTING = "starting: nothing is listened on yet"
 
 
 class Viewed(Protocol):
-    """A relay, as far as it is looked at; None until it listens."""
+    """A relay, as far as it is looked at."""
 
-    @property
-    def view(self) -> View | None:
-        """Its parts."""
+    view: View | None  # None until it listens
 
 
 class RelayDesk:
-    """Implements tunnel.admin.pages.Desk; `stop` is what ends the relay in order.
+    """Implements tunnel.admin.pages.Desk; `stop` is set to end the relay in order.
 
     Made on the running event loop.
     """
 
-    def __init__(self, relay: Viewed, stop: Callable[[], None]) -> None:
+    def __init__(self, relay: Viewed, stop: asyncio.Event) -> None:
         self._relay = relay
         self._stop = stop
         self._since = asyncio.get_running_loop().time()
@@ -68,7 +69,8 @@ class RelayDesk:
         return {"name": name, "order_at": at}
 
     def drain(self) -> None:
-        self._stop()
+        log.info("asked to drain")
+        self._stop.set()
 
     def families(self) -> Iterable[Family]:
         view = self._relay.view

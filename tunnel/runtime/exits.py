@@ -11,6 +11,7 @@ class Exit(IntEnum):
     DONE = 0
     RUNTIME = 1
     USAGE = 2
+    UNAVAILABLE = 69  # the running program cannot be reached
     CANNOT_WRITE = 73
     CANNOT_READ = 74
     SETTINGS = 78

@@ -17,6 +17,7 @@ class Signals:
     """What the process was asked to do by signal."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    received: int = 0  # signals to stop; whoever asks in another way may be followed by one
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def handled_signals() -> Iterator[Signals]:
 
 
 def _ask_to_stop(signals: Signals, number: signal.Signals) -> None:
-    if signals.stop.is_set():
+    signals.received += 1
+    if signals.received > 1:
         log.warning("ended at once", signal=number.name)
         os._exit(128 + number)  # the operator asked twice: nothing may hold the process now
     log.info("asked to stop", signal=number.name)

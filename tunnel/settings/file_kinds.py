@@ -88,3 +88,19 @@ SECRET_FILE = Kind("path", "a path", "a path", _read_path, _secret_inspector(may
 """A secret that must exist, for its owner alone."""
 IDENTITY_FILE = Kind("path", "a path", "a path", _read_path, _secret_inspector(may_be_missing=True))
 """A secret that is made if missing."""
+
+
+SOCKET_PATH_LIMIT = 107  # bytes; sun_path of unix(7) without its end
+
+
+def _read_socket(value: object, folder: Path) -> object:
+    path = _read_path(value, folder)
+    length = len(os.fsencode(str(path)))
+    if length > SOCKET_PATH_LIMIT:
+        limit = f"at most {SOCKET_PATH_LIMIT}, the limit of Unix sockets"
+        raise Misfit(f"{path} is {length} bytes long (expected {limit})")
+    return path
+
+
+SOCKET = Kind("path", "a path", "a path", _read_socket)
+"""Where a Unix socket can be made."""

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunnel.settings.acme_kinds import DIRECTORY, EMAIL, KEY_ID
-from tunnel.settings.file_kinds import IDENTITY_FILE, PATH, PUBLIC_FILE, SECRET_FILE
+from tunnel.settings.file_kinds import IDENTITY_FILE, PATH, PUBLIC_FILE, SECRET_FILE, SOCKET
 from tunnel.settings.kinds import FLAG, Misfit, choice, duration, size, text
 from tunnel.settings.network_kinds import LISTEN
 from tunnel.settings.schema import Computed, Key, Section
 
-CONTROL_SOCKET = "the control socket and metrics"
 WINDOW_LIMIT = (1 << 31) - 1  # bytes; RFC 9113 §6.9.1
 
 ENABLED = Key("enabled", FLAG, "`false` takes the table out of force", default=True)
@@ -202,14 +201,30 @@ EAB = Section(
     is_only_example=True,
 )
 
+
+def _control_socket(environment: Mapping[str, str]) -> object:
+    directory = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]  # systemd may list several
+    return f"{directory}/admin.sock" if directory else None
+
+
 ADMIN = Section(
     ("admin",),
     "Talking to the running program.",
     (
-        Key("socket", PATH, "the control socket", sample="/run/tunnel-relay/admin.sock"),
-        Key("metrics", LISTEN, "where metrics are served", sample="127.0.0.1:9601"),
+        Key(
+            "socket",
+            SOCKET,
+            "the control socket, for the verbs that ask or tell a running program (mode 0660)",
+            Computed("`admin.sock` in `$RUNTIME_DIRECTORY`, else in `state_dir`", _control_socket),
+            "/run/tunnel/admin.sock",
+        ),
+        Key(
+            "metrics",
+            LISTEN,
+            "where `/metrics`, `/livez` and `/readyz` are served, to anybody who gets there",
+            sample="127.0.0.1:9601",
+        ),
     ),
-    not_built=CONTROL_SOCKET,
 )
 
 

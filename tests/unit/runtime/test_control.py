@@ -9,7 +9,7 @@ from tests.unit.client.scenes import now, run_in_no_time
 from tunnel.errors import Code, ConnectionLost, RemoteProtocolError
 from tunnel.protocol.frames import frame
 from tunnel.protocol.heartbeat import Action
-from tunnel.protocol.messages import Ping, encode
+from tunnel.protocol.messages import Ping, Pong, encode
 from tunnel.protocol.registration import ClientRegistration, State
 from tunnel.runtime.control import PARTING_TIMEOUT, ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import first_of
@@ -43,6 +43,19 @@ def test_messages_come_one_by_one() -> None:
         scene = await welcomed()
         await scene.far.send(frame(encode(Ping(1))) + frame(encode(Ping(2))))
         assert [await scene.channel.receive(), await scene.channel.receive()] == [Ping(1), Ping(2)]
+
+    run_in_no_time(main())
+
+
+def test_the_round_trip_is_that_of_the_last_ping_that_was_answered() -> None:
+    async def main() -> None:
+        scene = await welcomed()
+        await scene.channel.send(Ping(7))
+        await asyncio.sleep(0.25)
+        for seq in (6, 7):
+            await scene.far.send(frame(encode(Pong(seq))))
+            await scene.channel.receive()
+            assert scene.channel.round_trip == (0.25 if seq == 7 else None)
 
     run_in_no_time(main())
 

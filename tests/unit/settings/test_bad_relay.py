@@ -82,8 +82,13 @@ APPENDED = [
     ),
     ('[acme]\nemail = "a@example.org"', f"8: acme: {NO_ORDER}"),
     (
-        '[admin]\nmetrics = "127.0.0.1:1"',
-        "8: admin: not built yet: the control socket and metrics",
+        '[admin]\nmetrics = "localhost:9601"',
+        '9: admin.metrics: "localhost:9601" has a host name (expected an IP address and port)',
+    ),
+    (
+        f'[admin]\nsocket = "/{"x" * 107}"',
+        f"9: admin.socket: /{'x' * 107} is 108 bytes long "
+        "(expected at most 107, the limit of Unix sockets)",
     ),
     ('[certificate]\nmode = "acme"', '8: certificate.names: missing (mode = "acme" needs it)'),
     (

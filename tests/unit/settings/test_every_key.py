@@ -13,6 +13,7 @@ from tunnel.settings.relay_schema import RELAY
 from tunnel.settings.schema import Schema
 
 TESTS = Path(__file__).parents[2]
+ADMIN = "integration/test_admin.py"
 FLOW = "integration/test_keys_flow.py"
 ONE_VALUE = "unit/settings/test_every_key.py::test_a_key_that_may_say_one_thing_refuses_another"
 
@@ -26,6 +27,8 @@ SHARED_TESTS = {
     "limits.buffer_total": f"{FLOW}::test_buffer_total_is_what_all_connections_may_leave_unread",
     "quic.engine": ONE_VALUE,
     "quic.congestion": f"{FLOW}::test_congestion_is_how_a_loss_is_answered",
+    "admin.socket": (f"{ADMIN}::test_socket_is_where_the_settings_say_for_the_owner_and_the_group"),
+    "admin.metrics": f"{ADMIN}::test_metrics_are_where_the_settings_say_and_nothing_else_is",
     "log.level": f"{FLOW}::test_level_is_the_least_that_is_written",
     "log.format": f"{FLOW}::test_format_is_how_a_line_looks",
 }

@@ -59,6 +59,8 @@ RELAY_KEYS: list[tuple[str, str, str, Any]] = [
     ("timeouts", 'linger = "1h"', "timeouts.linger", 3600.0),
     ("timeouts", 'idle_visitor = "1d"', "timeouts.idle_visitor", 86400.0),
     ("timeouts", 'heartbeat = "60s"', "timeouts.heartbeat", 60.0),
+    ("admin", 'socket = "/run/tunnel/a.sock"', "admin.socket", Path("/run/tunnel/a.sock")),
+    ("admin", 'metrics = "[::1]:9601"', "admin.metrics", Address("::1", 9601)),
     ("log", 'level = "debug"', "log.level", "debug"),
     ("log", 'format = "json"', "log.format", "json"),
 ]
@@ -253,7 +255,7 @@ TESTED_APART = {
     *(f"{t}.{k}" for t in ("certificate", "endpoints") for k in ("chain_file", "key_file")),
     *("eab.kid", "eab.key_file"),
 }
-SHARED = ("flow", "quic", "log", "acme")  # sections of both programs, told once
+SHARED = ("flow", "quic", "admin", "log", "acme")  # sections of both programs, told once
 
 
 def told(rows: list[tuple[str, str, str, Any]]) -> set[str]:

@@ -1,0 +1,168 @@
+"""Where a verb finds the running program, and what it says where nobody answers."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.settings.documents import RELAY, write
+from tunnel.cli.command import run_client_command, run_relay_command
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run every test in an empty folder, which is also where state is kept."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def unused(_settings: object, **_options: object) -> int:
+    raise AssertionError("a verb served")
+
+
+def run(*argv: str) -> int:
+    return run_relay_command(argv, unused)
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """Say `answer` to whoever connects to `path`."""
+    path.parent.mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            caller, _ = listener.accept()
+            with caller:
+                caller.recv(65536)
+                caller.sendall(answer)
+
+        served = pool.submit(serve)
+        yield
+        served.result(5)
+
+
+def http(status: int, value: object) -> bytes:
+    return f"HTTP/1.1 {status} Words\r\nContent-Type: x\r\n\r\n{json.dumps(value)}".encode()
+
+
+DRAINING = http(202, {"draining": True})
+
+
+@pytest.mark.parametrize(
+    ("settings", "argv", "place"),
+    [
+        ("", ["--socket", "a.sock"], "a.sock"),
+        ('[admin]\nsocket = "b.sock"', ["-c", "relay.toml"], "b.sock"),
+        ("", ["-c", "relay.toml"], "tunnel-relay/admin.sock"),
+        ('[relay]\nstate_dir = "state"', ["-c", "relay.toml"], "state/admin.sock"),
+        ("", [], "tunnel-relay/admin.sock"),
+    ],
+)
+def test_the_socket_is_found_where_the_program_makes_it(
+    folder: Path,
+    settings: str,
+    argv: list[str],
+    place: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(folder, "relay.toml", f"{settings}\n{RELAY}")
+    with answering(folder / place, DRAINING):
+        assert run("drain", "--json", *argv) == 0
+    assert json.loads(capsys.readouterr().out) == {"draining": True}
+
+
+def test_faults_of_settings_that_are_not_in_force_yet_do_not_matter(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(
+        folder, "relay.toml", f'[relay]\nstate_dir = "state"\nworkers = "x"\n{RELAY}\n[nonsense]\n'
+    )
+    with answering(folder / "state" / "admin.sock", DRAINING):
+        assert run("drain", "-c", "relay.toml") == 0
+    assert capsys.readouterr().out == "draining; it ends when that is done\n"
+
+
+@pytest.mark.parametrize("argv", [["status"], ["status", "--check"], ["drain"], ["cert", "list"]])
+def test_69_says_that_nobody_answers(
+    folder: Path, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*argv, "--socket", "gone.sock") == 69
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("gone.sock: no such file or directory (not running, or its socket")
+
+
+def test_69_says_that_it_was_killed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("left.sock")
+    assert run("status", "--socket", "left.sock") == 69
+    assert "left.sock: connection refused (not running" in capsys.readouterr().err
+
+
+def test_69_says_that_something_else_answers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", b"220 smtp.example.org ESMTP\r\n"):
+        assert run("status", "--socket", "x.sock") == 69
+    assert capsys.readouterr().err == "x.sock: what answers there is no tunnel\n"
+
+
+def test_a_path_too_long_for_a_socket_is_said_to_be(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("status", "--socket", "x" * 200) == 69
+    assert "path too long" in capsys.readouterr().err
+
+
+def test_a_missing_settings_file_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("status", "-c", "missing.toml") == 74
+    assert capsys.readouterr().err == "missing.toml: cannot be read: No such file or directory\n"
+
+
+def test_settings_that_are_no_toml_end_with_78(folder: Path) -> None:
+    write(folder, "relay.toml", "[relay\n")
+    assert run("status", "-c", "relay.toml") == 78
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "code"), [(200, "ready\n", 0), (503, "draining: wait\n", 1)]
+)
+def test_check_says_in_one_line_whether_it_is_ready(
+    folder: Path, status: int, text: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", f"HTTP/1.1 {status} X\r\n\r\n{text}".encode()):
+        assert run("status", "--check", "--socket", "x.sock") == code
+    assert capsys.readouterr().out == text
+
+
+def test_check_has_its_json_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(folder / "x.sock", b"HTTP/1.1 503 X\r\n\r\ndraining\n"):
+        assert run("status", "--check", "--json", "--socket", "x.sock") == 1
+    assert json.loads(capsys.readouterr().out) == {"ready": False, "why": "draining"}
+
+
+def test_what_the_program_declines_ends_with_1_and_its_words(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", http(404, {"error": "there is no certificate for x"})):
+        assert run("cert", "renew", "x", "--socket", "x.sock") == 1
+    assert capsys.readouterr().err == "there is no certificate for x\n"
+
+
+def test_a_client_looks_in_a_place_of_its_own(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "tunnel-client" / "admin.sock", DRAINING):
+        assert run_client_command(["drain"], unused) == 0
+    assert os.listdir(folder) == ["tunnel-client"]
+    assert capsys.readouterr().err == ""

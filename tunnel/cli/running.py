@@ -1,0 +1,124 @@
+"""The running program, as a verb reaches it: HTTP/1.1 on its control socket.
+
+Imports next to nothing: a verb has to answer at once.
+"""
+
+import json
+import os
+import socket
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ANSWER_TIMEOUT = 10.0  # seconds
+ANSWER_LIMIT = 64 << 20  # bytes
+CHUNK = 1 << 18
+SOCKET = "admin.sock"
+
+
+class Unreachable(Exception):  # noqa: N818 - what is said is that nobody answers
+    """There is no running program to be asked, or none that we may ask."""
+
+
+class Declined(Exception):  # noqa: N818 - it answered, and said no
+    """The running program cannot do what it was asked to; `status` is HTTP's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class Running:
+    """A running program at the end of its control socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, page: str) -> Any:
+        """Return the JSON value of a page; raises Unreachable, Declined."""
+        return _value(*self.exchange("GET", page))
+
+    def post(
+        self, page: str, members: Mapping[str, object] = {}, *, timeout: float = ANSWER_TIMEOUT
+    ) -> Any:
+        """Have something done; returns what is said of it, and raises as `get` does."""
+        return _value(*self.exchange("POST", page, json.dumps(members).encode(), timeout=timeout))
+
+    def exchange(
+        self, method: str, page: str, body: bytes = b"", *, timeout: float = ANSWER_TIMEOUT
+    ) -> tuple[int, str]:
+        """Return status and text of an answer; raises Unreachable."""
+        head = f"{method} {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+                sock.settimeout(timeout)
+                sock.connect(str(self.path))
+                sock.sendall(request)
+                answer = _read(sock)
+        except TimeoutError:
+            raise Unreachable(f"{self.path}: no answer within {timeout:g} s") from None
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise Unreachable(f"{self.path}: {reason}{_advice(error)}") from None
+        head_of_answer, _, text = answer.partition(b"\r\n\r\n")
+        status = head_of_answer[9:12]
+        if not head_of_answer.startswith(b"HTTP/1.1 ") or not status.isdigit():
+            raise Unreachable(f"{self.path}: what answers there is no tunnel")
+        return int(status), text.decode(errors="replace")
+
+
+def _read(sock: socket.socket) -> bytes:
+    answer = bytearray()
+    while len(answer) < ANSWER_LIMIT and (piece := sock.recv(CHUNK)):
+        answer += piece
+    return bytes(answer)
+
+
+def _advice(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return " (only the service's user, its group and root may ask)"
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return " (not running, or its socket is elsewhere: say -c FILE or --socket PATH)"
+    return ""
+
+
+def _value(status: int, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise Unreachable("the answer is not JSON") from None
+    if status >= 400:
+        raise Declined(status, str(value.get("error", "no reason was given")))
+    return value
+
+
+def running(program: str, arguments: Namespace) -> Running:
+    """Return the program that the flags speak of, whether it runs or not.
+
+    Raises SettingsError, OSError for a file that cannot be read.
+    """
+    if arguments.socket is not None:
+        return Running(arguments.socket)
+    places = list(_places(program, arguments.config))
+    return Running(next((place for place in places if place.exists()), places[0]))
+
+
+def _places(program: str, config: Path | None) -> Iterator[Path]:
+    """Yield where the socket may be, likeliest first."""
+    name = f"tunnel-{program}"
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    defaults = (Path(base, name), Path("/var/lib", name))
+    state_dir = None
+    if config is not None:
+        from tunnel.cli.control_socket import socket_in_settings  # noqa: PLC0415 - loads settings
+
+        written, state_dir = socket_in_settings(program, config)
+        if written is not None:
+            yield written
+            return
+    if state_dir is not None:
+        yield state_dir / SOCKET
+    if state_dir is None or state_dir in defaults:  # what a service has is not in our environment
+        yield from (directory / SOCKET for directory in (*defaults, Path("/run", name)))
