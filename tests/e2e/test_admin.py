@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.targets import pages
-from tests.e2e.visitors import get
+from tests.e2e.visitors import get, request, tls
 from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, free_port, new_world, program
 
 VERB_TIMEOUT = 0.25  # seconds that a verb may take, warm
@@ -226,3 +227,17 @@ def test_drain_ends_a_program_in_order(world: World, target: str, name: str) -> 
     assert part.process.wait() == 0
     assert "asked to drain" in part.process.logged()
     assert not (world.folder / f"{name}-state" / "admin.sock").exists()
+
+
+def test_a_service_manager_may_stop_what_drains_without_cutting_anybody(
+    world: World, target: str
+) -> None:
+    relay = world.relay()
+    client = world.client(relay, target=target)
+    assert client.host
+    with tls(relay, client) as visitor:
+        world.ask("relay", "drain", "-c", str(relay.settings))
+        relay.process.wait_for("draining")
+        relay.process.signal(signal.SIGTERM)
+        assert request(visitor, "/").status == 200
+    assert relay.process.wait() == 0

@@ -1,24 +1,35 @@
 """Where settings say that the control socket is, whatever else is wrong with them.
 
-A verb asks the program that runs: what was written since, well or badly, is not its matter.
+A verb asks the program that runs: what was written since, well or badly, is not its matter. It has
+to answer at once, too, so that only these two keys are read, and no schema is loaded.
 """
 
 import os
 from pathlib import Path
-from typing import Any
 
-from tunnel.settings.client_schema import CLIENT
+from tunnel.errors import SettingsError
 from tunnel.settings.documents import Sources, read_documents
-from tunnel.settings.reader import Circumstances, Reading
-from tunnel.settings.relay_schema import RELAY
+from tunnel.settings.file_kinds import PATH, SOCKET
+from tunnel.settings.kinds import Kind, Misfit
+from tunnel.settings.reader import expand
+from tunnel.settings.tree import KeyPath, Leaf, Table, dotted, find
 
 
 def socket_in_settings(program: str, config: Path) -> tuple[Path | None, Path | None]:
-    """Return `admin.socket`, None where it is not written, and the state directory.
+    """Return `admin.socket` and `state_dir`, None where they are not written.
 
-    Raises SettingsError for what is no TOML, OSError for a file that cannot be read.
+    Raises SettingsError for what is no TOML or no path, OSError for a file that cannot be read.
     """
-    schema = RELAY if program == "relay" else CLIENT
     tree = read_documents(Sources(config))
-    values: dict[str, Any] = Reading(schema, tree, Circumstances(os.environ, is_check=True)).values
-    return values["admin"].get("socket"), values[program].get("state_dir")
+    return _path_at(tree, ("admin", "socket"), SOCKET), _path_at(tree, (program, "state_dir"), PATH)
+
+
+def _path_at(tree: Table, path: KeyPath, kind: Kind) -> Path | None:
+    leaf = find(tree, path)
+    if not isinstance(leaf, Leaf):
+        return None
+    try:
+        value = kind.convert(expand(leaf.value, os.environ), leaf.where.folder)
+    except Misfit as misfit:
+        raise SettingsError([f"{leaf.where}: {dotted(path)}: {misfit}"]) from None
+    return value if isinstance(value, Path) else None

@@ -107,12 +107,9 @@ def running(program: str, arguments: Namespace) -> Running:
 
 def _places(program: str, config: Path | None) -> Iterator[Path]:
     """Yield where the socket may be, likeliest first."""
-    name = f"tunnel-{program}"
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    defaults = (Path(base, name), Path("/var/lib", name))
-    state_dir = None
+    state_dir, defaults = None, list(_default_directories(f"tunnel-{program}"))
     if config is not None:
-        from tunnel.cli.control_socket import socket_in_settings  # noqa: PLC0415 - loads settings
+        from tunnel.cli.control_socket import socket_in_settings  # noqa: PLC0415 - loads TOML
 
         written, state_dir = socket_in_settings(program, config)
         if written is not None:
@@ -120,5 +117,15 @@ def _places(program: str, config: Path | None) -> Iterator[Path]:
             return
     if state_dir is not None:
         yield state_dir / SOCKET
-    if state_dir is None or state_dir in defaults:  # what a service has is not in our environment
-        yield from (directory / SOCKET for directory in (*defaults, Path("/run", name)))
+    if state_dir is None or state_dir in defaults:
+        yield from (directory / SOCKET for directory in defaults)
+
+
+def _default_directories(name: str) -> Iterator[Path]:
+    """Yield ours, then those of a service, which are not in the environment of its operator."""
+    for variable in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"):
+        directory = os.environ.get(variable, "").split(":")[0]  # systemd may list several
+        if directory:
+            yield Path(directory)
+    yield Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), name)
+    yield from (Path("/run", name), Path("/var/lib", name))

@@ -81,6 +81,37 @@ def test_the_socket_is_found_where_the_program_makes_it(
     assert json.loads(capsys.readouterr().out) == {"draining": True}
 
 
+def test_a_service_finds_its_own_by_its_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{folder / 'run'}:/elsewhere")
+    write(folder, "relay.toml", RELAY)
+    with answering(folder / "run" / "admin.sock", DRAINING):
+        assert run("drain", "-c", "relay.toml") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_other_settings_are_never_taken_for_those_of_the_service(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, "relay.toml", f'[relay]\nstate_dir = "other"\n{RELAY}')
+    with socket.socket(socket.AF_UNIX) as service:
+        (folder / "tunnel-relay").mkdir()
+        service.bind("tunnel-relay/admin.sock")
+        assert run("status", "-c", "relay.toml") == 69
+    assert "other/admin.sock: no such file or directory" in capsys.readouterr().err
+
+
+def test_a_path_in_settings_that_is_none_has_its_place(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, "relay.toml", f"[admin]\nsocket = 7\n{RELAY}")
+    assert run("status", "-c", "relay.toml") == 78
+    assert capsys.readouterr().err == (
+        "relay.toml:2: admin.socket: 7 is not a path (expected a path)\n"
+    )
+
+
 def test_faults_of_settings_that_are_not_in_force_yet_do_not_matter(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
