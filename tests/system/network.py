@@ -25,8 +25,15 @@ libc = ctypes.CDLL(None, use_errno=True)  # os.setns came with Python 3.12
 @contextmanager
 def inside(namespace: str) -> Iterator[None]:
     """Have the calling thread, and the processes it starts, in a namespace for a while."""
+    with entered(File("/run/netns", namespace)):
+        yield
+
+
+@contextmanager
+def entered(namespace: File) -> Iterator[None]:
+    """Do the same for a namespace that is a file, such as that of a process."""
     with File("/proc/thread-self/ns/net").open("rb") as home:
-        with File("/run/netns", namespace).open("rb") as there:
+        with namespace.open("rb") as there:
             _enter(there.fileno())
         try:
             yield

@@ -1,0 +1,333 @@
+"""The units of config/systemd on a Debian 12 under systemd: started, stopped, stuck, restarted."""
+
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.system.container import Container, container
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+ROOT = Path(__file__).parents[2]
+UNITS = sorted((ROOT / "config" / "systemd").iterdir())
+SERVICES = ["tunnel-relay.service", "tunnel-client.service", "tunnel-client@shop.service"]
+RELAY, SOCKET, CLIENT = "tunnel-relay.service", "tunnel-relay.socket", "tunnel-client.service"
+PAGE = "served behind the tunnel"
+SECURITY_LIMIT = 20  # tenths of systemd-analyze's score
+CONNECT_INTERVAL = 0.005  # seconds
+RESTARTS = 5
+
+LISTENERS = """
+[listeners.agents]
+kind = "agents"
+listen = ["127.0.0.1:4433"]
+[listeners.public]
+kind = "public"
+listen = ["0.0.0.0:443"]
+"""
+INHERITED = re.sub(r"[0-9.]+(?=:)", "fd:[::]", LISTENERS)
+SUFFIX = '[suffixes."t.test"]\naccess = "open"\n'
+ENDPOINT = """
+[endpoints.web]
+keypair = "primary"
+suffix = "t.test"
+target = "127.0.0.1:3000"
+certificate = "self-signed"
+"""
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """Have one system for all tests, with both programs, their units and a service to reach."""
+    with container(tmp_path_factory.mktemp("systemd")) as system:
+        for program in ("relay", "client"):
+            system.put(f"/usr/local/bin/{program}.pyz", ROOT / "dist" / f"{program}.pyz", 0o755)
+        for unit in UNITS:
+            system.put(f"/etc/systemd/system/{unit.name}", unit)
+        system.put("/srv/index.html", PAGE)
+        serve = ["python3", "-m", "http.server", "3000", "--bind", "127.0.0.1", "-d", "/srv"]
+        system.run("systemd-run", "--unit=web", *serve)
+        yield system
+
+
+@pytest.fixture
+def machine(debian: Container) -> Iterator[Container]:
+    """Have nothing of ours running before a test, and no drop-in left from another."""
+    yield debian
+    units = [SOCKET, RELAY, CLIENT, "tunnel-client@shop.service"]
+    debian.systemctl("kill", "--signal=KILL", *units[1:], check=False)
+    debian.systemctl("stop", *units)
+    debian.systemctl("reset-failed")
+    debian.run("sh", "-c", "rm -rf /etc/systemd/system/*.d /etc/tunnel")
+    debian.systemctl("daemon-reload")
+    debian.run("journalctl", "--rotate", "--vacuum-time=1s")
+
+
+def configure_relay(machine: Container, listeners: str = LISTENERS, drain: str = "1s") -> None:
+    settings = f'[relay]\ndrain_timeout = "{drain}"\n{listeners}{SUFFIX}'
+    machine.put("/etc/tunnel/relay.toml", settings)
+
+
+def start_client(
+    machine: Container,
+    unit: str = CLIENT,
+    settings: str = "client",
+    key: str = "${STATE_DIRECTORY}/client.key",
+) -> str:
+    """Start a client of the relay that runs and return its host name, once it is served."""
+    pin = re.findall(r"--pin (sha256:[0-9a-f]{64})", machine.journal(RELAY))[-1]
+    server = f'[servers.local]\naddress = "127.0.0.1:4433"\npin = "{pin}"\n'
+    keypair = f'[keypairs.primary]\nfile = "{key}"\n'
+    machine.put(f"/etc/tunnel/{settings}.toml", server + keypair + ENDPOINT)
+    machine.systemctl("start", unit)
+    machine.wait_until(unit, "StatusText", "names served: 1 of 1")
+    hosts: list[str] = re.findall(r"URL: https://([0-9a-z.]+)", machine.journal(unit))
+    return hosts[-1]
+
+
+def add_to(machine: Container, unit: str, service: str) -> None:
+    """Give a unit a drop-in."""
+    machine.put(f"/etc/systemd/system/{unit}.d/test.conf", f"[Service]\n{service}\n")
+    machine.systemctl("daemon-reload")
+
+
+@contextmanager
+def visiting(machine: Container, host: str) -> Iterator[ssl.SSLSocket]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # trust is tested elsewhere
+    with machine.network():
+        sock = socket.create_connection(("127.0.0.1", 443), 10)
+    with sock, context.wrap_socket(sock, server_hostname=host) as visitor:
+        yield visitor
+
+
+def page(machine: Container, host: str) -> str:
+    with visiting(machine, host) as visitor:
+        visitor.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: visitor.recv(65536), b""))
+    return answer.decode().partition("\r\n\r\n")[2]
+
+
+def served(machine: Container, host: str, within: float = 20.0) -> str:
+    """Return the page as soon as there is one."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return page(machine, host)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def test_systemd_finds_no_fault_in_the_units(debian: Container) -> None:
+    units = [f"/etc/systemd/system/{unit.name}" for unit in UNITS]
+    checked = debian.run("systemd-analyze", "verify", *units)
+    assert checked.stdout + checked.stderr == ""
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_may_do_little_but_its_work(debian: Container, unit: str) -> None:
+    path = f"/etc/systemd/system/{unit.replace('@shop', '@')}"
+    judge = ["systemd-analyze", "security", "--offline=yes", f"--threshold={SECURITY_LIMIT}"]
+    debian.run(*judge, path)
+
+
+def test_a_relay_that_has_started_listens_and_a_page_is_served(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    with machine.network():
+        socket.create_connection(("127.0.0.1", 443), 5).close()
+    assert page(machine, start_client(machine)).strip() == PAGE
+
+
+def test_the_status_says_who_is_there_and_how_relays_are_reached(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    assert machine.shown(RELAY, "StatusText") == "clients: 0, names: 0, visitors: 0"
+    host = start_client(machine)
+    assert machine.shown(CLIENT, "StatusText") == "names served: 1 of 1; local: quic"
+    with visiting(machine, host):
+        machine.wait_until(RELAY, "StatusText", "clients: 1, names: 1, visitors: 1")
+    shown = machine.systemctl("status", RELAY).stdout
+    assert 'Status: "clients: 1, names: 1, visitors:' in shown
+
+
+def test_what_runs_stops_in_order(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    start_client(machine)
+    machine.systemctl("stop", CLIENT, RELAY)
+    for unit in (CLIENT, RELAY):
+        assert machine.shown(unit, "ActiveState") == "inactive"
+        assert machine.shown(unit, "Result") == "success"
+
+
+def test_a_fault_in_the_settings_ends_it_without_a_restart(machine: Container) -> None:
+    machine.put("/etc/tunnel/relay.toml", "[relay]\ndrain_timeout = true\n")
+    assert machine.systemctl("start", RELAY, check=False).returncode != 0
+    assert machine.shown(RELAY, "ActiveState") == "failed"
+    assert machine.shown(RELAY, "ExecMainStatus") == "78"
+    assert machine.shown(RELAY, "NRestarts") == "0"
+    shown = machine.systemctl("status", RELAY, check=False).stdout
+    assert "relay.toml:2: relay.drain_timeout: true is not a duration" in shown
+
+
+def test_a_restart_with_faulty_settings_says_so_and_one_with_good_settings_serves_again(
+    machine: Container,
+) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    host = start_client(machine)
+    machine.put("/etc/tunnel/relay.toml", "[relay]\nworkers = 0\n")
+    assert machine.systemctl("restart", RELAY, check=False).returncode != 0
+    assert machine.shown(RELAY, "ExecMainStatus") == "78"
+    configure_relay(machine)
+    machine.systemctl("restart", RELAY)
+    assert served(machine, host).strip() == PAGE
+
+
+def test_what_could_not_be_bound_is_the_status_and_is_tried_again(machine: Container) -> None:
+    configure_relay(machine)
+    with machine.network(), socket.create_server(("0.0.0.0", 443)):  # noqa: S104 - as the relay
+        assert machine.systemctl("start", RELAY, check=False).returncode != 0
+        expected = "listeners.public: cannot listen on 0.0.0.0:443: address already in use"
+        assert machine.shown(RELAY, "StatusText") == expected
+    machine.wait_until(RELAY, "ActiveState", "active")
+
+
+def test_a_client_has_started_also_where_no_relay_answers(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    start_client(machine)
+    machine.systemctl("stop", CLIENT, RELAY)
+    machine.systemctl("start", CLIENT)
+    assert machine.shown(CLIENT, "ActiveState") == "active"
+    machine.wait_until(CLIENT, "StatusText", "names served: 0 of 1; local: not connected: ")
+
+
+def test_the_watchdog_ends_a_relay_that_stands_still_and_it_serves_again(
+    machine: Container,
+) -> None:
+    configure_relay(machine)
+    add_to(machine, RELAY, "WatchdogSec=2s")
+    machine.systemctl("start", RELAY)
+    host = start_client(machine)
+    stuck = machine.shown(RELAY, "MainPID")
+    machine.systemctl("kill", "--signal=STOP", RELAY)
+    machine.wait_until(RELAY, "NRestarts", "1")
+    machine.wait_until(RELAY, "ActiveState", "active")
+    assert machine.shown(RELAY, "MainPID") != stuck
+    assert "Watchdog timeout" in machine.journal(RELAY)
+    assert served(machine, host).strip() == PAGE
+
+
+def test_the_watchdog_leaves_alone_what_works(machine: Container) -> None:
+    configure_relay(machine)
+    add_to(machine, RELAY, "WatchdogSec=1s")
+    machine.systemctl("start", RELAY)
+    process = machine.shown(RELAY, "MainPID")
+    time.sleep(4)  # several of its times
+    assert machine.shown(RELAY, "MainPID") == process
+
+
+@pytest.mark.parametrize("unit", [RELAY, CLIENT])
+def test_draining_may_take_longer_than_systemd_waits_by_itself(
+    machine: Container, unit: str
+) -> None:
+    configure_relay(machine, drain="6s")
+    machine.put("/etc/tunnel/client.toml.d/drain.toml", '[client]\ndrain_timeout = "6s"\n')
+    add_to(machine, unit, "TimeoutStopSec=1s")
+    machine.systemctl("start", RELAY)
+    host = start_client(machine)
+    with visiting(machine, host):
+        begin = time.monotonic()
+        machine.systemctl("stop", unit)
+        assert time.monotonic() - begin >= 5.5
+    assert machine.shown(unit, "Result") == "success"
+
+
+def test_no_connect_is_refused_while_a_relay_with_its_socket_unit_restarts(
+    machine: Container,
+) -> None:
+    configure_relay(machine, INHERITED)
+    machine.systemctl("start", SOCKET, RELAY)
+    host = start_client(machine)
+    assert page(machine, host).strip() == PAGE
+    with connecting(machine) as results:
+        for _ in range(RESTARTS):
+            machine.systemctl("restart", RELAY)
+    refused = [result for result in results if result]
+    assert refused == []
+    assert len(results) > 100
+    assert served(machine, host).strip() == PAGE
+
+
+@contextmanager
+def connecting(machine: Container) -> Iterator[list[str]]:
+    """Connect as a visitor again and again; yields what became of each: "" or the fault."""
+    results: list[str] = []
+    over = threading.Event()
+
+    def knock() -> None:
+        with machine.network():
+            while not over.wait(CONNECT_INTERVAL):
+                try:
+                    socket.create_connection(("127.0.0.1", 443), 5).close()
+                    results.append("")
+                except OSError as error:
+                    results.append(repr(error))
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    try:
+        yield results
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_visitor_starts_the_relay_whose_socket_unit_waits(machine: Container) -> None:
+    configure_relay(machine, INHERITED)
+    machine.systemctl("start", SOCKET)
+    with machine.network():
+        socket.create_connection(("127.0.0.1", 443), 5).close()
+    machine.wait_until(RELAY, "ActiveState", "active")
+
+
+def test_without_its_socket_unit_a_relay_that_wants_sockets_says_which(machine: Container) -> None:
+    configure_relay(machine, INHERITED)
+    assert machine.systemctl("start", RELAY, check=False).returncode != 0
+    expected = "listeners.agents: no socket for tcp [::]:4433 came from systemd"
+    assert machine.shown(RELAY, "StatusText").startswith(expected)
+
+
+def test_a_socket_of_the_unit_that_is_in_no_listener_is_warned_of(machine: Container) -> None:
+    configure_relay(machine, INHERITED.replace('"fd:[::]:443"', '"127.0.0.1:8443"'))
+    machine.systemctl("start", SOCKET, RELAY)
+    assert "socket from systemd is in no listener" in machine.journal(RELAY)
+
+
+def test_a_key_that_only_root_may_read_comes_as_a_credential(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    machine.run("client.pyz", "keygen", "/etc/tunnel/client.key")
+    add_to(machine, CLIENT, "LoadCredential=client.key:/etc/tunnel/client.key")
+    host = start_client(machine, key="${CREDENTIALS_DIRECTORY}/client.key")
+    assert page(machine, host).strip() == PAGE
+
+
+def test_several_clients_have_settings_and_state_of_their_own(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    one = start_client(machine)
+    other = start_client(machine, "tunnel-client@shop.service", "clients/shop")
+    assert one != other
+    assert page(machine, one) == page(machine, other)
