@@ -25,30 +25,41 @@ def main() -> int:
 
 def serve(settings: "ClientSettings", *, qr: bool) -> int:
     """Run a client until a signal ends it; return the exit status. See cli.command.ServeClient."""
+    import asyncio  # noqa: PLC0415 - as above
+
     from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
+    from tunnel.cli.again import client_settings  # noqa: PLC0415 - as above
     from tunnel.cli.banner import banner_for  # noqa: PLC0415 - as above
     from tunnel.client.client import Client  # noqa: PLC0415 - as above
     from tunnel.client.counts import Chronicle  # noqa: PLC0415 - as above
     from tunnel.client.desk import ClientDesk  # noqa: PLC0415 - as above
     from tunnel.client.events import Started  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
+    from tunnel.runtime.reloading import Reloader  # noqa: PLC0415 - as above
+    from tunnel.runtime.supervision import first_of  # noqa: PLC0415 - as above
 
     targets = {name: str(endpoint.target) for name, endpoint in settings.endpoints.items()}
     banner = banner_for(sys.stdout, targets, os.environ, qr=qr)
 
     async def run(signals: "Signals", notifier: "Notifier") -> None:
         announce, chronicle = Announcer(banner), Chronicle()
+        started = asyncio.Event()
 
         def on_event(event: "ClientEvent") -> None:
             if isinstance(event, Started):  # not only with a relay: one may be away at boot
                 notifier.ready(lambda: summary(client.info()))
+                started.set()
             chronicle(event)
             announce(event)
 
         client = Client(settings, on_event=on_event)
         desk = ClientDesk(client, chronicle, signals.stop)
         doors = open_doors(settings.admin, settings.state_dir, desk)
-        await answering(doors, lambda: run_until(signals.stop, client))
+        reloader = Reloader("client", client, lambda: client_settings(sys.argv[1:]))
+        await first_of(
+            lambda: answering(doors, lambda: run_until(signals.stop, client)),
+            lambda: reloader.follow(signals.reload, started),
+        )
 
     return run_daemon("client", settings.log, settings.drain_timeout, run)
 

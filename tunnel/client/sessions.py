@@ -30,7 +30,7 @@ from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingBudget
 
 HANDOVER_TIMEOUT = 30.0  # seconds after which what was replaced leaves, whatever came of the other
-RETIRED_MAX = 2  # replaced sessions of one relay and keypair that only finish their streams
+RETIRED_MAX = 8  # replaced sessions of one relay and keypair that only finish their streams
 
 log = get_log(__name__)
 

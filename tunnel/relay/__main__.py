@@ -21,22 +21,34 @@ def main() -> int:
 
 def serve(settings: "RelaySettings") -> int:
     """Run a relay until a signal ends it; return the exit status."""
+    import asyncio  # noqa: PLC0415 - as above
+
     from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
+    from tunnel.cli.again import relay_settings  # noqa: PLC0415 - as above
     from tunnel.relay.desk import RelayDesk  # noqa: PLC0415 - as above
     from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
     from tunnel.runtime.activation import inherited_sockets  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
+    from tunnel.runtime.reloading import Reloader  # noqa: PLC0415 - as above
+    from tunnel.runtime.supervision import first_of  # noqa: PLC0415 - as above
 
     async def run(signals: "Signals", notifier: "Notifier") -> None:
+        started = asyncio.Event()
+
         def open_up(opening: "Opening") -> None:
             announce(settings, opening)
             notifier.ready(lambda: str(relay.census()))
+            started.set()
 
         with closing(inherited_sockets(os.environ)) as inherited:
             relay = Relay(settings, on_open=open_up, inherited=inherited)
             desk = RelayDesk(relay, signals.stop)
             doors = open_doors(settings.admin, settings.state_dir, desk, desk.pages)
-            await answering(doors, lambda: relay.run(signals.stop))
+            reloader = Reloader("relay", relay, lambda: relay_settings(sys.argv[1:]))
+            await first_of(
+                lambda: answering(doors, lambda: relay.run(signals.stop)),
+                lambda: reloader.follow(signals.reload, started),
+            )
 
     return run_daemon("relay", settings.log, settings.drain_timeout, run)
 

@@ -1,4 +1,4 @@
-"""Signals as events: the first SIGTERM or SIGINT drains, the second ends at once."""
+"""Signals as events: the first to end drains, the second ends at once, and SIGHUP reloads."""
 
 import asyncio
 import os
@@ -17,6 +17,7 @@ class Signals:
     """What the process was asked to do by signal."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
     received: int = 0  # signals to stop; whoever asks in another way may be followed by one
 
 
@@ -27,7 +28,7 @@ def handled_signals() -> Iterator[Signals]:
     signals = Signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _ask_to_stop, signals, number)
-    loop.add_signal_handler(signal.SIGHUP, _note_reload)
+    loop.add_signal_handler(signal.SIGHUP, _ask_to_reload, signals)
     try:
         yield signals
     finally:
@@ -46,5 +47,6 @@ def _ask_to_stop(signals: Signals, number: signal.Signals) -> None:
     signals.stop.set()
 
 
-def _note_reload() -> None:
-    log.warning("reload is not built yet: restart to apply new settings", signal="SIGHUP")
+def _ask_to_reload(signals: Signals) -> None:
+    log.info("asked to reload", signal="SIGHUP")
+    signals.reload.set()
