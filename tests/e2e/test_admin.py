@@ -20,6 +20,7 @@ from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, free_port, new_w
 
 VERB_TIMEOUT = 0.25  # seconds that a verb may take, warm
 TRIES = 5
+PRESENT = 'tunnel_client_visitors{endpoint="web"}'
 
 
 class Setting:
@@ -80,7 +81,13 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
 
 
 def visit(setting: Setting) -> None:
+    """Fetch a page, and wait until both programs have seen the visitor go: then all is counted."""
     assert get(setting.relay, setting.client).status == 200
+    gauges = [("relay", "tunnel_relay_visitors"), ("client", PRESENT)]
+    deadline = time.monotonic() + 10
+    while any(setting.figure(*gauge) for gauge in gauges):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_status_of_a_relay_says_who_is_there(setting: Setting) -> None:
