@@ -341,7 +341,7 @@ def test_of_many_that_finish_their_streams_the_oldest_has_to_hurry(tmp_path: Pat
         for number in range(RETIRED_MAX + 2):
             visits.append(await world.visit())
             await world.reload(with_web(names=(f"n{number}.example.com",)))
-            await world.until(lambda: len(world.eu.ends) == len(visits) + 1 == 1 + gone(world))
+            await world.until(lambda: gone(world) == len(visits) and world.eu.ends[-1].serving)
         await asyncio.sleep(60)
         kept = []
         for number, visit in enumerate(visits):
