@@ -259,6 +259,16 @@ def test_a_second_process_is_told_that_somebody_listens_there(run: Run, tmp_path
     run(scene())
 
 
+def test_who_is_too_busy_to_take_a_connection_is_alive(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(str(path))
+        busy.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(ListenFailed, match="another process listens there"):
+            listen_unix(path)
+
+
 def test_a_second_process_without_settings_goes_without(run: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with doors(AdminSettings(), tmp_path) as desk:

@@ -100,8 +100,8 @@ def _require_free(path: Path) -> None:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return
-        except TimeoutError:
-            pass  # its queue is full: somebody lives
+        except (TimeoutError, BlockingIOError):
+            pass  # its queue is full (EAGAIN, connect(2)): somebody lives
     raise ListenFailed(f"{path}: another process listens there")
 
 
