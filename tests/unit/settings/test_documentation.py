@@ -12,13 +12,15 @@ from tunnel.settings.client_schema import CLIENT
 from tunnel.settings.kinds import written
 from tunnel.settings.load import load_client, load_relay
 from tunnel.settings.relay_schema import RELAY
+from tunnel.settings.reload import LIVE
 from tunnel.settings.schema import REQUIRED, UNSET, Computed, Key, Schema, Section
+from tunnel.settings.values import ClientSettings, RelaySettings
 
 ROOT = Path(__file__).parents[3]
 SCHEMAS = [RELAY, CLIENT]
 NAMES = ["relay", "client"]
 
-RELOAD = "restart"  # until reloading is built
+SETTINGS = {RELAY.program: RelaySettings, CLIENT.program: ClientSettings}
 
 
 def default_of(key: Key) -> str:
@@ -29,11 +31,18 @@ def default_of(key: Key) -> str:
     return "none" if key.default is UNSET else f"`{written(key.default)}`"
 
 
-def row(section: Section, key: Key) -> str:
+def reload_of(schema: Schema, section: Section, key: Key) -> str:
+    """Return what a change of the key takes."""
+    live = LIVE[SETTINGS[schema.program]]
+    return "reload" if (*section.path, key.name) in live else "restart"
+
+
+def row(schema: Schema, section: Section, key: Key) -> str:
     """Return the line of docs/config.md about a key."""
     feature = section.not_built or key.not_built
     note = f" **Not built yet** ({feature})." if feature else ""
-    cells = [f"`{key.name}`", key.kind.words, default_of(key), f"{key.meaning}.{note}", RELOAD]
+    change = reload_of(schema, section, key)
+    cells = [f"`{key.name}`", key.kind.words, default_of(key), f"{key.meaning}.{note}", change]
     return f"| {' | '.join(cells)} |"
 
 
@@ -53,7 +62,7 @@ def test_every_key_has_its_line_in_the_docs(schema: Schema) -> None:
     for section in schema.sections:
         part = text.partition(f"{heading(section)}\n")[2].partition("\n### ")[0]
         assert [line for line in part.splitlines() if line.startswith("| `")] == [
-            row(section, key) for key in section.keys
+            row(schema, section, key) for key in section.keys
         ]
 
 
