@@ -159,7 +159,7 @@ class Relay:
         """Bring other settings into force, and return what was different; all of them or none.
 
         What has not changed is not touched. Raises SettingsError if anything of them cannot be
-        used, or needs a restart, and ListenFailed. To be called while `run` runs.
+        used, or needs a restart, and ListenFailed. To be called while `run` runs, one at a time.
         """
         plan = check_live(self._settings, settings)
         readied, rooms = await self._ready(settings), self._rooms
