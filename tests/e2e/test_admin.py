@@ -248,3 +248,51 @@ def test_a_service_manager_may_stop_what_drains_without_cutting_anybody(
         relay.process.signal(signal.SIGTERM)
         assert request(visitor, "/").status == 200
     assert relay.process.wait() == 0
+
+
+@pytest.mark.parametrize("name", ["relay", "client"])
+def test_reload_shows_applies_and_refuses(setting: Setting, name: str) -> None:
+    file = setting.settings(name)
+    before = file.read_text()
+    try:
+        file.write_text(f'{before}[log]\nlevel = "debug"\n')
+        looked = setting.run(name, "reload", "--dry-run")
+        assert (looked.returncode, looked.stdout) == (0, "to be changed: log.level\n")
+        applied = setting.run(name, "reload")
+        assert (applied.returncode, applied.stdout) == (0, "reloaded: log.level\n")
+        assert setting.run(name, "reload").stdout == "reloaded: nothing\n"
+        file.write_text(f"{before}[log]\nlevel = 7\n")
+        refused = setting.run(name, "reload", "--json")
+        outcome = json.loads(refused.stdout)
+        line = len(before.splitlines()) + 2
+        assert (refused.returncode, outcome["applied"], outcome["plan"]) == (78, False, None)
+        assert f"{file.name}:{line}: log.level" in outcome["faults"][0]
+        assert setting.run(name, "reload").stderr.startswith(outcome["faults"][0])
+    finally:
+        file.write_text(before)
+        assert setting.run(name, "reload").returncode == 0
+
+
+def test_a_reload_that_needs_a_restart_says_so_and_changes_nothing(setting: Setting) -> None:
+    file = setting.settings("relay")
+    before = file.read_text()
+    try:
+        file.write_text(before.replace('state_dir = "relay-state"', 'state_dir = "elsewhere"'))
+        looked = subprocess.run(  # by -c it would be looked for in the new place
+            [*program("relay"), "reload", "--dry-run", "--json", "--socket", _socket(setting)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=15,
+        )
+        outcome = json.loads(looked.stdout)
+        assert (looked.returncode, outcome["applied"]) == (78, False)
+        assert outcome["plan"]["restart_required"] == ["relay.state_dir"]
+        assert outcome["faults"] == ["relay.state_dir: needs a restart"]
+    finally:
+        file.write_text(before)
+
+
+def _socket(setting: Setting) -> str:
+    return str(setting.world.folder / "relay-state" / "admin.sock")

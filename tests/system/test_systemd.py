@@ -331,3 +331,22 @@ def test_several_clients_have_settings_and_state_of_their_own(machine: Container
     other = start_client(machine, "tunnel-client@shop.service", "clients/shop")
     assert one != other
     assert page(machine, one) == page(machine, other)
+
+
+def test_a_reload_brings_settings_into_force_or_fails_and_the_process_stays(
+    machine: Container,
+) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    host = start_client(machine)
+    for unit, settings in ((RELAY, "relay"), (CLIENT, "client")):
+        file, before = f"/etc/tunnel/{settings}.toml", machine.shown(unit, "MainPID")
+        good = machine.read(f"/etc/tunnel/{settings}.toml")
+        machine.put(file, f'{good}[log]\nlevel = "debug"\n')
+        machine.systemctl("reload", unit)
+        assert "changed=log.level" in machine.journal(unit)
+        machine.put(file, f"{good}[log]\nlevel = 7\n")
+        assert machine.systemctl("reload", unit, check=False).returncode != 0
+        assert f"{file}:{len(good.splitlines()) + 2}: log.level" in machine.journal(unit)
+        assert machine.shown(unit, "MainPID") == before
+    assert page(machine, host).strip() == PAGE

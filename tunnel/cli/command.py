@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-OPERATING_VERBS = frozenset({"status", "drain", "explain", "cert"})
+OPERATING_VERBS = frozenset({"status", "reload", "drain", "explain", "cert"})
 
 
 class ServeClient(Protocol):

@@ -1,4 +1,4 @@
-"""The verbs that ask or tell a running program: status, drain, explain, cert."""
+"""The verbs that ask or tell a running program: status, reload, drain, explain, cert."""
 
 import json
 import os
@@ -8,12 +8,18 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from tunnel.cli.reports import certificates_report, explanation_report, status_report
+from tunnel.cli.reports import (
+    certificates_report,
+    explanation_report,
+    reload_report,
+    status_report,
+)
 from tunnel.cli.running import Declined, Running, Unreachable, running
-from tunnel.cli.tables import is_coloured
+from tunnel.cli.tables import is_coloured, printable
 from tunnel.runtime.exits import Exit
 
 OK = 200
+RELOAD_TIMEOUT = 300.0  # seconds; as long as the program takes for a page
 
 
 def run_operation(program: str, arguments: Namespace) -> int:
@@ -48,6 +54,16 @@ def _check(program: Running, arguments: Namespace) -> Exit:
     members = {"ready": is_ready, "why": None if is_ready else why}
     _print(arguments, members, lambda: f"{why}\n")
     return Exit.DONE if is_ready else Exit.RUNTIME
+
+
+def _reload(program: Running, arguments: Namespace) -> Exit:
+    """Have settings read anew; the status tells whether they are, or could be, in force."""
+    page = "/reload?dry_run=1" if arguments.dry_run else "/reload"
+    outcome = program.post(page, timeout=RELOAD_TIMEOUT)
+    _print(arguments, outcome, lambda: reload_report(outcome))
+    for fault in () if arguments.json else outcome["faults"]:
+        sys.stderr.write(f"{printable(fault)}\n")
+    return Exit.SETTINGS if outcome["faults"] else Exit.DONE
 
 
 def _drain(program: Running, arguments: Namespace) -> Exit:
@@ -85,6 +101,7 @@ def _may_colour() -> bool:
 
 _OPERATIONS: dict[str, Callable[[Running, Namespace], Exit]] = {
     "status": _status,
+    "reload": _reload,
     "drain": _drain,
     "explain": _explain,
     "cert": _cert,

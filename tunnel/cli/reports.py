@@ -81,6 +81,24 @@ def explanation_report(explanation: Members, *, coloured: bool) -> str:
     return f"{printable(head)}\n\n{_table(rows, _REASONS, coloured=coloured)}"
 
 
+def reload_report(outcome: Members) -> str:
+    """Return in one line what a reload changed, or would; why not is for standard error."""
+    if outcome["plan"] is None:
+        return ""
+    done = "reloaded" if outcome["applied"] else "to be changed"
+    return f"{done}: {printable(', '.join(_changes(outcome['plan'])) or 'nothing')}\n"
+
+
+def _changes(plan: Members) -> Iterator[str]:
+    for group, tables in plan["tables"].items():
+        yield from (f"+{group}.{name}" for name in tables["added"])
+        yield from (f"-{group}.{name}" for name in tables["removed"])
+        for name, keys in tables["changed"].items():
+            yield from (f"{group}.{name}.{key}" for key in keys)
+    for table, keys in plan["keys"].items():
+        yield from (f"{table}.{key}" for key in keys)
+
+
 def _table(rows: Sequence[Members], columns: Columns, *, coloured: bool) -> str:
     cells = [[_cell(column(row)) for column in columns.values()] for row in rows]
     return format_table([heading.upper() for heading in columns], cells, coloured=coloured)

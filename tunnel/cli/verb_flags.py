@@ -13,13 +13,13 @@ VERBS = {
     "keygen": "make an identity key",
     "id": "show ids, fingerprints and names",
     "status": "show how a running program fares, and why",
+    "reload": "have a running program read its settings anew, all of them or nothing",
     "drain": "let a running program end in order, as SIGTERM does",
     "explain": "show how a visitor of a name would be routed, and why",
     "cert": "list the certificates of a running program, or have one renewed",
     "completion": "print what makes a shell complete these commands",
 }
 LATER_VERBS = {
-    "reload": OPERATIONS,
     "doctor": OPERATIONS,
 }
 ONLY_OF = {"id": "client", "explain": "relay"}
@@ -101,6 +101,13 @@ def _add_status_flags(parser: ArgumentParser, program: str) -> None:
     )
 
 
+def _add_reload_flags(parser: ArgumentParser, program: str) -> None:
+    add_running_flags(parser, program)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only show what would change, and what hinders it"
+    )
+
+
 def _add_explain_flags(parser: ArgumentParser, program: str) -> None:
     add_running_flags(parser, program)
     parser.add_argument("host", metavar="HOST", help="the name that a visitor asks for")
@@ -126,6 +133,7 @@ _ADD_FLAGS: dict[str, Callable[[ArgumentParser, str], None]] = {
     "keygen": _add_keygen_flags,
     "id": _add_id_flags,
     "status": _add_status_flags,
+    "reload": _add_reload_flags,
     "drain": add_running_flags,
     "explain": _add_explain_flags,
     "cert": _add_cert_flags,

@@ -28,6 +28,7 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
     import asyncio  # noqa: PLC0415 - as above
 
     from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
+    from tunnel.admin.reloads import reload_pages  # noqa: PLC0415 - as above
     from tunnel.cli.again import client_settings  # noqa: PLC0415 - as above
     from tunnel.cli.banner import banner_for  # noqa: PLC0415 - as above
     from tunnel.client.client import Client  # noqa: PLC0415 - as above
@@ -54,8 +55,8 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
 
         client = Client(settings, on_event=on_event)
         desk = ClientDesk(client, chronicle, signals.stop)
-        doors = open_doors(settings.admin, settings.state_dir, desk)
         reloader = Reloader("client", client, lambda: client_settings(sys.argv[1:]))
+        doors = open_doors(settings.admin, settings.state_dir, desk, reload_pages(reloader))
         await first_of(
             lambda: answering(doors, lambda: run_until(signals.stop, client)),
             lambda: reloader.follow(signals.reload, started),

@@ -24,6 +24,7 @@ def serve(settings: "RelaySettings") -> int:
     import asyncio  # noqa: PLC0415 - as above
 
     from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
+    from tunnel.admin.reloads import reload_pages  # noqa: PLC0415 - as above
     from tunnel.cli.again import relay_settings  # noqa: PLC0415 - as above
     from tunnel.relay.desk import RelayDesk  # noqa: PLC0415 - as above
     from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
@@ -43,8 +44,9 @@ def serve(settings: "RelaySettings") -> int:
         with closing(inherited_sockets(os.environ)) as inherited:
             relay = Relay(settings, on_open=open_up, inherited=inherited)
             desk = RelayDesk(relay, signals.stop)
-            doors = open_doors(settings.admin, settings.state_dir, desk, desk.pages)
             reloader = Reloader("relay", relay, lambda: relay_settings(sys.argv[1:]))
+            pages = {**desk.pages, **reload_pages(reloader)}
+            doors = open_doors(settings.admin, settings.state_dir, desk, pages)
             await first_of(
                 lambda: answering(doors, lambda: relay.run(signals.stop)),
                 lambda: reloader.follow(signals.reload, started),
