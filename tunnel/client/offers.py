@@ -11,6 +11,9 @@ from tunnel.protocol.backoff import DISPLACED_INTERVAL, Backoff, retry_delay
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.messages import Serve, Serving
 
+PUT_OFF_BRIEFLY = 30.0  # seconds: for so short a time the relay waits for another instance of ours
+PUT_OFF_UNTOLD = 60  # times in a row: five minutes of those that a relay puts a takeover off for
+
 NONE_REFUSED: Mapping[str, Reason] = MappingProxyType({})
 
 
@@ -125,7 +128,10 @@ class Offers:
         return [Serve(name, visitors=False, challenge=False) for name in sorted(offered)]
 
     def answered(self, answer: Serving, now: float) -> Reason | None:
-        """Note what the relay does for a name, asked or unasked; return why if it refuses."""
+        """Note what the relay does for a name, asked or unasked; return why if it refuses.
+
+        To be put off for a moment is no refusal, unless it goes on for longer than a takeover may.
+        """
         if answer.name not in self._names:
             return None
         self._unanswered.discard(answer.name)
@@ -148,9 +154,17 @@ class Offers:
             backoff = self._backoffs.setdefault(answer.name, Backoff(self._random))
             delay = backoff.next_delay(answer.reason.code, retry_after=answer.retry_after)
             self._again[answer.name] = now + delay
+            if _is_brief(answer) and backoff.failures <= PUT_OFF_UNTOLD:
+                return None
         return answer.reason
 
     def _offer(self, name: str) -> Serve:
         if name not in self.serving:
             self._unanswered.add(name)
         return self._asking.offer(name)
+
+
+def _is_brief(answer: Serving) -> bool:
+    """Say whether a relay only asks for a moment's patience."""
+    is_busy = answer.reason is not None and answer.reason.code is Code.BUSY
+    return is_busy and answer.retry_after is not None and answer.retry_after <= PUT_OFF_BRIEFLY

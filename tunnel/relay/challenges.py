@@ -1,14 +1,16 @@
 """Whose validations are under way: one session for each name, the one that asked first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from tunnel.errors import Code, Refused
-from tunnel.relay.sessions import Session
+from tunnel.relay.sessions import LinkState, Session
 
 PENDING_LIMIT = 3600.0  # seconds after which a validation no longer keeps others from theirs
 PENDING_RETRY_INTERVAL = 30.0  # seconds after which a validation may well be over
+TAKEOVER_LIMIT = 300.0  # seconds after which a validation no longer puts a takeover off
+TAKEOVER_RETRY_INTERVAL = 5.0  # short: nobody but the old instance serves the name meanwhile
 
 
 class OrderBudget(Protocol):
@@ -55,6 +57,27 @@ class Challenges:
         self._budget.order(name, renewal=renewal)
         self._pending[name] = _Pending(session, self._clock())
         return pending.session if pending is not None else None
+
+    def put_off(self, losers: Iterable[Session]) -> None:
+        """Raise Refused(BUSY) if a takeover would end a validation that is under way.
+
+        A takeover ends whatever its losers serve, so their validations of any name count: those
+        of 5 minutes that can come, over a link that answers.
+        """
+        if any(self._is_under_way(loser) for loser in losers):
+            message = "the instance that serves now waits for a validation"
+            raise Refused(Code.BUSY, message, TAKEOVER_RETRY_INTERVAL)
+
+    def _is_under_way(self, session: Session) -> bool:
+        names = {
+            name
+            for link in session.links
+            if link.state is LinkState.READY
+            for name, kinds in link.serving.items()
+            if kinds.challenge
+        }
+        latest = self._clock() - TAKEOVER_LIMIT
+        return any(self._pending[name].since > latest for name in names)
 
     def release(self, session: Session, name: str) -> None:
         """Forget that the session waits, if it does."""

@@ -141,7 +141,10 @@ class Registry:
         code = self._objection(session, name) if kinds != NOTHING else None
         if code is not None:
             return ServeOutcome(link.serving.get(name, NOTHING), code)
-        superseded = self._take_over(session, name) if kinds.visitors else ()
+        try:
+            superseded = self._take_over(session, name) if kinds.visitors else ()
+        except Refused as refusal:
+            return ServeOutcome(link.serving.get(name, NOTHING), refusal.code, refusal.retry_after)
         try:
             asks = kinds.challenge
             given_up = self._claim_challenge(link, name, renewal=renewal) if asks else ()
@@ -184,12 +187,13 @@ class Registry:
         self._settle(link.session, name)
 
     def _take_over(self, session: Session, name: str) -> tuple[Session, ...]:
-        """Return the sessions that `session` has superseded by serving the name."""
+        """Return the sessions that `session` has superseded by serving the name; raises Refused."""
         losers = tuple(
             holder
             for holder in self._holders.get(name, ())
             if holder is not session and not (holder.is_replica and session.is_replica)
         )
+        self._challenges.put_off(losers)
         for loser in losers:
             self._supersede(loser, session)
         return losers

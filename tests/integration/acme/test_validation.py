@@ -167,9 +167,35 @@ async def comes_in_the_end(where: Address, client: ScriptedClient) -> bool:
         return (await client.take()).header.kind is StreamKind.CHALLENGE
 
 
-def test_a_takeover_of_the_name_ends_what_the_old_instance_waits_for(
+def test_a_takeover_waits_until_the_old_instance_has_had_its_validation(
     transport: str, run: Run, tmp_path: Path
 ) -> None:
+    async def body() -> None:
+        async with on_stage(relay_settings(tmp_path)) as stage:
+            old = await stage.serve(transport)
+            await old.serve(challenge=True)
+            new = await stage.register(transport, old.identity)
+            for challenge in (True, False):
+                answer = await new.serve(challenge=challenge)
+                assert (answer.visitors, answer.challenge) == (False, False)
+                assert answer.reason is not None
+                assert (answer.reason.code, answer.retry_after) == (Code.BUSY, 5)
+            assert await comes(stage.public, old)
+            assert await visit(stage.public, old) is not None
+            await old.serve(challenge=False)
+            answer = await new.serve(challenge=True)
+            assert (answer.visitors, answer.challenge, answer.reason) == (True, True, None)
+            lost = await old.hear(Serving)
+            assert (lost.visitors, lost.challenge) == (False, False)
+
+    run(body())
+
+
+def test_a_takeover_in_the_end_ends_what_the_old_instance_waits_for(
+    transport: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.relay.challenges.TAKEOVER_LIMIT", 0.0)
+
     async def body() -> None:
         async with on_stage(relay_settings(tmp_path)) as stage:
             old = await stage.serve(transport)
@@ -188,8 +214,10 @@ def test_a_takeover_of_the_name_ends_what_the_old_instance_waits_for(
 
 
 def test_a_takeover_may_ask_for_the_validation_in_one_go(
-    transport: str, run: Run, tmp_path: Path
+    transport: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tunnel.relay.challenges.TAKEOVER_LIMIT", 0.0)
+
     async def body() -> None:
         async with on_stage(relay_settings(tmp_path)) as stage:
             old = await stage.serve(transport)

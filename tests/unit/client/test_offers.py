@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tunnel.acme.challenge import PendingAnswer
 from tunnel.client.asking import Verdict
 from tunnel.client.challenges import Challenge
-from tunnel.client.offers import Offers
+from tunnel.client.offers import PUT_OFF_UNTOLD, Offers
 from tunnel.errors import Code
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.messages import Serve, Serving
@@ -263,6 +263,35 @@ def test_visitors_who_are_refused_alone_too_wait_as_always() -> None:
         [],
         [Serve(A, visitors=True, challenge=False)],
     )
+
+
+def test_a_takeover_that_is_put_off_is_asked_for_again_and_is_no_refusal() -> None:
+    asked = Asked()
+    asked.expect(A)
+    asked.offers.open()
+    put_off = no(A, Code.BUSY, 5.0)
+    assert asked.hear(put_off) is None
+    now = 0.0
+    for _ in range(PUT_OFF_UNTOLD):
+        assert asked.due(now) == [Serve(A, visitors=True, challenge=False)]
+        assert asked.offers.answered(put_off, now) is None
+        assert asked.due(now + 4.9) == []
+        now += 5.5
+    asked.due(now)
+    assert asked.offers.answered(put_off, now) == Reason(Code.BUSY)
+
+
+def test_a_takeover_that_was_put_off_asks_for_the_next_validation_too() -> None:
+    asked = Asked()
+    asked.expect(A)
+    asked.offers.open()
+    asked.hear(no(A, Code.BUSY, 5.0))
+    asked.due()
+    asked.hear(no(A, Code.BUSY, 5.0))
+    asked.due(5.5)
+    asked.hear(yes(A))
+    asked.expect(A)
+    assert asked.due() == [both(A)]
 
 
 def test_a_name_that_is_refused_takes_no_part_until_it_is_offered_again() -> None:

@@ -4,11 +4,17 @@ import pytest
 
 from tests.unit.relay.scenes import CHALLENGE, NAME, VISITORS, Clock, Scene, in_loop
 from tunnel.errors import Code
-from tunnel.relay.challenges import PENDING_LIMIT, PENDING_RETRY_INTERVAL
+from tunnel.relay.challenges import (
+    PENDING_LIMIT,
+    PENDING_RETRY_INTERVAL,
+    TAKEOVER_LIMIT,
+    TAKEOVER_RETRY_INTERVAL,
+)
 from tunnel.relay.registry import NOTHING
 from tunnel.relay.sessions import Kinds
 
 OLD, NEW = b"1" * 16, b"2" * 16
+OTHER_NAME = "b.t.test"
 BOTH = Kinds(visitors=True, challenge=True)
 
 
@@ -81,6 +87,7 @@ async def test_a_takeover_takes_the_validation_with_it() -> None:
     scene = Scene()
     old, new = scene.join(OLD), scene.join(NEW)
     scene.serve(old, BOTH)
+    scene.clock.now += TAKEOVER_LIMIT
     outcome = scene.registry.serve(new, NAME, BOTH)
     assert (outcome.kinds, outcome.superseded) == (BOTH, (old.session,))
     assert scene.registry.route(NAME, challenge=True) is new
@@ -91,8 +98,58 @@ async def test_a_takeover_of_the_visitors_ends_the_old_validation() -> None:
     scene = Scene()
     old, new = scene.join(OLD), scene.join(NEW)
     scene.serve(old, BOTH)
-    scene.serve(new)
+    scene.clock.now += TAKEOVER_LIMIT
+    assert scene.serve(new) is None
     assert scene.registry.route(NAME, challenge=True) is None
+
+
+@pytest.mark.parametrize("kinds", [VISITORS, BOTH])
+@in_loop
+async def test_a_takeover_waits_for_a_validation_that_is_under_way(kinds: Kinds) -> None:
+    scene = Scene()
+    old, new = scene.join(OLD), scene.join(NEW)
+    scene.serve(old, BOTH)
+    scene.clock.now += TAKEOVER_LIMIT - 1
+    outcome = scene.registry.serve(new, NAME, kinds)
+    assert (outcome.kinds, outcome.code, outcome.superseded) == (NOTHING, Code.BUSY, ())
+    assert outcome.retry_after == TAKEOVER_RETRY_INTERVAL
+    assert scene.registry.route(NAME) is old
+    assert scene.registry.route(NAME, challenge=True) is old
+
+
+@in_loop
+async def test_a_takeover_by_another_name_waits_too() -> None:
+    """A superseded session loses all of its names."""
+    scene = Scene()
+    old, new = scene.join(OLD), scene.join(NEW)
+    for link in (old, new):
+        link.session.granted = frozenset((NAME, OTHER_NAME))
+    scene.serve(old)
+    scene.serve(old, BOTH, OTHER_NAME)
+    assert scene.serve(new) is Code.BUSY
+    assert scene.registry.route(OTHER_NAME, challenge=True) is old
+
+
+@in_loop
+async def test_a_takeover_comes_as_soon_as_the_validation_is_over() -> None:
+    scene = Scene()
+    old, new = scene.join(OLD), scene.join(NEW)
+    scene.serve(old, BOTH)
+    put_off = scene.serve(new)
+    scene.serve(old)
+    assert (put_off, scene.serve(new)) == (Code.BUSY, None)
+    assert scene.registry.route(NAME) is new
+
+
+@in_loop
+async def test_a_takeover_waits_for_nobody_who_does_not_answer() -> None:
+    scene = Scene()
+    old, idle, new = scene.join(OLD), scene.join(OLD), scene.join(NEW)
+    scene.serve(old, BOTH)
+    scene.serve(idle)
+    scene.registry.suspect(old)
+    assert scene.serve(new) is None
+    assert scene.registry.route(NAME) is new
 
 
 @pytest.mark.parametrize("kinds", [VISITORS, NOTHING])
