@@ -7,7 +7,7 @@ wall-clock moments come in, since a week outlives the process.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 WEEK = 7 * 86_400  # seconds, as all of these
 REMEMBERED = 400 * 86_400  # for so long a name is known: longer than any certificate lives
 SAME_ORDER = 600  # whoever asks again this soon asks for the order that was counted
+REPEATS_PER_WEEK = 50  # orders of a name that has its place of the week: of those that fail
 CUSTOM_PER_WEEK = 45  # under a registered domain that no suffix belongs to
 NAMES_KEPT = 50_000
 DOMAINS_KEPT = 50_000
@@ -60,10 +61,12 @@ def _public_suffixes() -> "PublicSuffixList":
 
 @dataclass(slots=True)
 class _Known:
-    """A name that was ordered before."""
+    """A name that was ordered before; `counted_at` is when it last took a place of its domain."""
 
     ordered_at: int
     renewals: list[int] = field(default_factory=list)
+    counted_at: int = 0
+    repeats: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +104,33 @@ class Budget:
         """Count an order, or raise Refused(BUSY) with the seconds until there is a place.
 
         Returns False where nothing was counted: somebody asks again for the order of just now.
-        A renewal of what was ordered here before has places of its own, as many again per name.
+        A name takes one place of its registered domain in 7 days, however often its order fails:
+        the next ones draw on a number of the name's own, for the authority has others for those. A
+        renewal of what was ordered here before has places of its own, as many again per name.
         """
         moment = int(now.timestamp())
         known = self._names.get(name)
         if known is not None and abs(moment - known.ordered_at) < SAME_ORDER:
             return False
-        domain = self._domains.of(name)
-        limit = self._domains.limit(domain)
         if renewal and known is not None and moment - known.ordered_at < REMEMBERED:
+            limit = self._domains.limit(self._domains.of(name))
             _count(known.renewals, limit, moment, f"renewals of {name}")
+        elif known is not None and abs(moment - known.counted_at) < WEEK:
+            _count(known.repeats, REPEATS_PER_WEEK, moment, f"more orders for {name}")
         else:
-            orders = self._new.get(domain, [])
-            _count(orders, limit, moment, f"new certificates under {domain}")
-            _remember(self._new, domain, orders, self._domains_kept)
-        known = known or _Known(moment)
+            self._count_new(name, moment)
+            known = known or _Known(moment)
+            known.counted_at = moment
         known.ordered_at = moment
         _remember(self._names, name, known, self._names_kept)
         return True
+
+    def _count_new(self, name: str, moment: int) -> None:
+        domain = self._domains.of(name)
+        orders = self._new.get(domain, [])
+        what = f"new certificates under {domain}"
+        _count(orders, self._domains.limit(domain), moment, what)
+        _remember(self._new, domain, orders, self._domains_kept)
 
     def reconfigure(self, domains: RegisteredDomains) -> None:
         """Keep to other limits; what was ordered counts as before."""
@@ -144,15 +156,13 @@ class Budget:
         self._forget(int(now.timestamp()))
         return {
             "new": self._new,
-            "names": {
-                name: {"ordered_at": known.ordered_at, "renewals": known.renewals}
-                for name, known in self._names.items()
-            },
+            "names": {name: asdict(known) for name, known in self._names.items()},
         }
 
     def _forget(self, moment: int) -> None:
         for name, known in list(self._names.items()):
             known.renewals = _of_this_week(known.renewals, moment)
+            known.repeats = _of_this_week(known.repeats, moment)
             if moment - known.ordered_at >= REMEMBERED:
                 del self._names[name]
         for domain, orders in list(self._new.items()):
@@ -210,7 +220,10 @@ def _object(value: object) -> Members:
 def _known(value: object, latest: int) -> _Known:
     members = _object(value)
     ordered_at = _moment(members.get("ordered_at"), latest)
-    return _Known(ordered_at, _moments(members.get("renewals"), latest))
+    renewals = _moments(members.get("renewals"), latest)
+    # Files that are older do not say these: a name of theirs takes a place when it comes next.
+    counted_at = _moment(members.get("counted_at", 0), latest)
+    return _Known(ordered_at, renewals, counted_at, _moments(members.get("repeats", []), latest))
 
 
 def _moments(value: object, latest: int) -> list[int]:

@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from tests.integration.choices import visit
 from tests.integration.clients import ScriptedClient
 from tests.integration.conftest import Run
@@ -71,8 +73,10 @@ def test_over_budget_who_serves_already_serves_on(run: Run, tmp_path: Path) -> N
 
 
 def test_a_pool_of_connections_and_a_reconnect_are_one_order(
-    transport: str, run: Run, tmp_path: Path
+    transport: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tunnel.relay.challenges.TAKEOVER_LIMIT", 0.0)
+
     async def body() -> None:
         async with on_stage(one_a_week(tmp_path)) as stage:
             first = await use_up(stage)

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from tunnel.errors import Code, Refused
 from tunnel.protocol.messages import RETRY_AFTER_LIMIT
-from tunnel.relay.budget import CUSTOM_PER_WEEK, SAME_ORDER, Budget, RegisteredDomains
+from tunnel.relay.budget import (
+    CUSTOM_PER_WEEK,
+    REPEATS_PER_WEEK,
+    SAME_ORDER,
+    Budget,
+    RegisteredDomains,
+    Use,
+)
 from tunnel.settings.values import SuffixSettings
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -97,18 +104,52 @@ def test_it_is_asked_for_again_even_where_the_week_is_used_up() -> None:
     assert order(chosen, ABC[0], START + 9 * MINUTE) is None
 
 
-def test_the_same_name_counts_anew_after_ten_minutes() -> None:
+FAILED = (0 * MINUTE, MINUTE, 11 * MINUTE, 111 * MINUTE, *(2 * HOUR + n * DAY for n in range(1, 7)))
+
+
+def test_orders_that_fail_all_week_take_one_place_for_each_name() -> None:
+    chosen = budget(suffix("t.example.org", 20))
+    names = [f"n{number}.t.example.org" for number in range(20)]
+    for since in FAILED:
+        use_up(chosen, names, START + since)
+    now = START + FAILED[-1]
+    assert chosen.uses(now) == [Use("example.org", 20, 20)]
+    assert order(chosen, "late.t.example.org", now) is not None
+
+
+def ask_all_week(chosen: Budget, every: timedelta) -> int:
+    """Ask for one name as often as that; return how many times it was granted."""
+    moments = (START + number * every for number in range(WEEK // every))
+    return sum(order(chosen, ABC[0], moment) is None for moment in moments)
+
+
+def test_who_asks_every_ten_minutes_takes_one_place_and_is_stopped() -> None:
     chosen = three()
-    for number in range(3):
-        assert order(chosen, ABC[0], START + number * 10 * MINUTE) is None
-    assert order(chosen, ABC[0], START + 30 * MINUTE) is not None
+    granted = ask_all_week(chosen, timedelta(seconds=SAME_ORDER + 1))
+    assert granted == 1 + REPEATS_PER_WEEK
+    assert chosen.uses(START + WEEK - MINUTE) == [Use("example.org", 1, 3)]
+    assert order(chosen, ABC[0], START + WEEK) is None
+    assert chosen.uses(START + WEEK) == [Use("example.org", 1, 3)]
 
 
 def test_asking_all_the_time_does_not_put_the_next_count_off() -> None:
     chosen = three()
-    for minute in range(30):
-        assert order(chosen, ABC[0], START + minute * MINUTE) is None
-    assert order(chosen, ABC[0], START + 30 * MINUTE) is not None
+    assert ask_all_week(chosen, MINUTE) == 10 * (1 + REPEATS_PER_WEEK)
+
+
+def test_what_is_ordered_again_has_its_place_where_the_week_is_used_up() -> None:
+    chosen = three()
+    use_up(chosen, ABC, START)
+    assert order(chosen, ABC[0], START + HOUR) is None
+    assert order(chosen, "d.t.example.org", START + HOUR) is not None
+
+
+def test_a_renewal_does_not_make_a_repeated_order_of_the_next_new_one() -> None:
+    chosen = budget(suffix("t.example.org", 1))
+    use_up(chosen, ABC[:1], START)
+    assert order(chosen, ABC[0], START + 8 * DAY, renewal=True) is None
+    use_up(chosen, ABC[1:2], START + 8 * DAY)
+    assert order(chosen, ABC[0], START + 9 * DAY) is not None
 
 
 # Renewals
@@ -118,7 +159,7 @@ def test_a_renewal_does_not_draw_on_the_week() -> None:
     chosen = three()
     use_up(chosen, ABC, START)
     assert order(chosen, ABC[0], START + HOUR, renewal=True) is None
-    assert order(chosen, ABC[0], START + 2 * HOUR) is not None
+    assert chosen.uses(START + HOUR) == [Use("example.org", 3, 3)]
 
 
 def test_renewals_of_one_name_have_as_many_places_again() -> None:
@@ -175,7 +216,7 @@ def test_registered_domains_do_not_touch_each_other() -> None:
 def test_ids_under_a_public_suffix_count_each_for_itself() -> None:
     chosen = budget(suffix("duckdns.org", 1))
     use_up(chosen, [f"{number:032x}.duckdns.org" for number in range(100)], START)
-    assert order(chosen, f"{0:032x}.duckdns.org", START + HOUR) is not None
+    assert order(chosen, f"www.{0:032x}.duckdns.org", START + HOUR) is not None
 
 
 def test_custom_names_have_a_number_of_their_own() -> None:
@@ -198,7 +239,7 @@ def test_full_it_forgets_what_was_ordered_the_longest_ago() -> None:
     chosen = budget(suffix("org", 1), names_kept=2, domains_kept=2)
     use_up(chosen, ["a.org", "b.org", "c.org"], START)
     assert order(chosen, "a.org", START + HOUR) is None
-    assert order(chosen, "c.org", START + HOUR) is not None
+    assert order(chosen, "www.c.org", START + HOUR) is not None
     kept = json.loads(json.dumps(chosen.snapshot(START + HOUR)))
     assert (set(kept["new"]), set(kept["names"])) == ({"a.org", "c.org"}, {"a.org", "c.org"})
 
@@ -221,6 +262,7 @@ def test_a_snapshot_restores_all_of_it() -> None:
     for number in (1, 2, 3):
         order(chosen, ABC[0], START + number * HOUR, renewal=True)
     now = START + 4 * HOUR
+    use_up(chosen, ABC[1:2], now)
     again.restore(json.loads(json.dumps(chosen.snapshot(now))), now)
     assert again.snapshot(now) == chosen.snapshot(now)
     assert order(again, "d.t.example.org", now) is not None
@@ -243,6 +285,16 @@ def test_a_clock_set_back_while_it_runs_frees_nobody_for_ever() -> None:
     assert order(chosen, "d.t.example.org", START) is not None
 
 
+def test_a_file_that_says_nothing_of_repeated_orders_is_read() -> None:
+    chosen = budget(suffix("t.example.org", 2))
+    moment = int(START.timestamp())
+    known = {"ordered_at": moment, "renewals": [moment]}
+    chosen.restore({"new": {"example.org": [moment]}, "names": {ABC[0]: known}}, START)
+    assert order(chosen, ABC[0], START + HOUR) is None
+    assert chosen.uses(START + HOUR) == [Use("example.org", 2, 2)]
+    assert order(chosen, ABC[0], START + 2 * HOUR) is None
+
+
 MEMBERS = {"new": {"example.org": [1]}, "names": {"a.example.org": {"ordered_at": 1}}}
 WRONG: list[object] = [
     None,
@@ -254,6 +306,8 @@ WRONG: list[object] = [
     {"new": {"example.org": ["1"]}, "names": {}},
     {"new": {"example.org": [1.5]}, "names": {}},
     {"new": {"example.org": [True]}, "names": {}},
+    {"new": {}, "names": {"a.test": {"ordered_at": 1, "renewals": [], "counted_at": "1"}}},
+    {"new": {}, "names": {"a.test": {"ordered_at": 1, "renewals": [], "repeats": 1}}},
     MEMBERS,
 ]
 
@@ -277,7 +331,11 @@ NAMED = st.fixed_dictionaries(
         "new": st.dictionaries(st.text(), st.lists(st.integers()) | JSON),
         "names": st.dictionaries(
             st.text(),
-            st.fixed_dictionaries({"ordered_at": st.integers(), "renewals": JSON}) | JSON,
+            st.fixed_dictionaries(
+                {"ordered_at": st.integers(), "renewals": JSON},
+                optional={"counted_at": st.integers(), "repeats": JSON},
+            )
+            | JSON,
         ),
     }
 )
