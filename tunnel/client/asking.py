@@ -9,11 +9,12 @@ from tunnel.protocol.messages import Serve, Serving
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a relay says to a challenge; if no, with its code and the seconds until to ask again."""
+    """What a relay says to a challenge; if no, why, and the seconds until to ask again."""
 
     is_granted: bool
     code: Code | None = None
     retry_after: float | None = None
+    message: str = ""  # the code's reason, for people
 
 
 class Asking:
@@ -53,7 +54,7 @@ class Asking:
         if not answer.visitors and code is not Code.BUSY:  # it is the name that is refused
             self._verdicts.pop(name, None)
             return None
-        verdict = Verdict(answer.challenge, code, answer.retry_after)
+        verdict = Verdict(answer.challenge, code, answer.retry_after, answer.message)
         self._verdicts[name] = (asked, verdict)
         return None if verdict.is_granted else asked
 

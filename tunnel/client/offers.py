@@ -9,7 +9,7 @@ from tunnel.client.challenges import Challenge, Expected
 from tunnel.errors import Code
 from tunnel.protocol.backoff import DISPLACED_INTERVAL, Backoff, retry_delay
 from tunnel.protocol.fields import Reason
-from tunnel.protocol.messages import Serve, Serving
+from tunnel.protocol.messages import RETRY_AFTER_LIMIT, Serve, Serving
 
 PUT_OFF_BRIEFLY = 30.0  # seconds: for so short a time the relay waits for another instance of ours
 PUT_OFF_UNTOLD = 60  # times in a row: five minutes of those that a relay puts a takeover off for
@@ -152,7 +152,10 @@ class Offers:
             return None
         else:
             backoff = self._backoffs.setdefault(answer.name, Backoff(self._random))
-            delay = backoff.next_delay(answer.reason.code, retry_after=answer.retry_after)
+            pause = answer.retry_after
+            if pause is not None:  # more is for validations: no visitor waits for those
+                pause = min(pause, RETRY_AFTER_LIMIT)
+            delay = backoff.next_delay(answer.reason.code, retry_after=pause)
             self._again[answer.name] = now + delay
             if _is_brief(answer) and backoff.failures <= PUT_OFF_UNTOLD:
                 return None

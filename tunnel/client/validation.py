@@ -15,6 +15,7 @@ from tunnel.client.challenges import Challenge, Challenges
 from tunnel.client.sessions import Sessions
 from tunnel.client.uplink import Uplink
 from tunnel.errors import OrderPostponed
+from tunnel.log import clipped
 
 CONFIRM_TIMEOUT = 10.0  # seconds that each relay has
 
@@ -100,5 +101,6 @@ def _unanswered(name: str, late: Iterable[Uplink]) -> str:
 
 
 def _refusal(uplink: Uplink, name: str, verdict: Verdict) -> str:
-    why = "" if verdict.code is None else f": {verdict.code.word}"
-    return f"relay {uplink.server} refuses validations of {name}{why}"
+    code = "" if verdict.code is None else f": {verdict.code.word}"
+    why = f": {clipped(verdict.message)}" if verdict.message else ""
+    return f"relay {uplink.server} refuses validations of {name}{code}{why}"

@@ -35,8 +35,9 @@ T = TypeVar("T")
 NAMES_LIMIT = 64  # of one client
 ALPN_ENTRIES_LIMIT = 64
 ALPN_BYTES_LIMIT = 1024
-MESSAGE_LIMIT = 256  # characters of the text in reject and bye
+MESSAGE_LIMIT = 256  # characters of the text in reject, bye and serving
 RETRY_AFTER_LIMIT = 600
+SERVING_RETRY_AFTER_LIMIT = 604_800  # what is refused there may be counted by the week
 
 _VERSION = integer(1, 65535)
 _PORT = integer(1, 65535)
@@ -133,7 +134,8 @@ class Serving:
     visitors: Annotated[bool, FLAG]
     challenge: Annotated[bool, FLAG]
     reason: Annotated[Reason | None, REASON, "code"] = None
-    retry_after: Annotated[float | None, _RETRY_AFTER] = None
+    retry_after: Annotated[float | None, seconds(0, SERVING_RETRY_AFTER_LIMIT)] = None
+    message: Annotated[str, text(MESSAGE_LIMIT)] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from tunnel.log import Log, clipped, get_log
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.protocol.messages import (
+    MESSAGE_LIMIT,
     RETRY_AFTER_LIMIT,
     Bye,
     Hello,
@@ -314,8 +315,8 @@ class Agents:
 
 def _answer(name: str, outcome: ServeOutcome) -> Serving:
     reason = Reason(outcome.code) if outcome.code is not None else None
-    now = outcome.kinds
-    return Serving(name, now.visitors, now.challenge, reason, outcome.retry_after)
+    now, message = outcome.kinds, outcome.message[:MESSAGE_LIMIT]
+    return Serving(name, now.visitors, now.challenge, reason, outcome.retry_after, message)
 
 
 async def _tell_given_up(link: Link, name: str) -> None:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from tunnel.errors import Code, Refused
-from tunnel.protocol.messages import RETRY_AFTER_LIMIT
+from tunnel.protocol.messages import SERVING_RETRY_AFTER_LIMIT
 from tunnel.settings.values import SuffixSettings
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _count(orders: list[int], limit: int, moment: int, what: str) -> None:
     if excess >= 0:
         wait = sorted(orders)[excess] + WEEK - moment
         message = f"{limit} {what} in 7 days already"
-        raise Refused(Code.BUSY, message, min(wait, RETRY_AFTER_LIMIT))
+        raise Refused(Code.BUSY, message, min(wait, SERVING_RETRY_AFTER_LIMIT))
     orders.append(moment)
 
 

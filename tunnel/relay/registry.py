@@ -38,6 +38,7 @@ class ServeOutcome:
     retry_after: float | None = None
     superseded: tuple[Session, ...] = ()
     given_up: tuple[Link, ...] = ()  # those that no longer get the name's validations
+    message: str = ""  # the code's reason, for people
 
 
 NOTHING = Kinds(visitors=False, challenge=False)
@@ -144,14 +145,14 @@ class Registry:
         try:
             superseded = self._take_over(session, name) if kinds.visitors else ()
         except Refused as refusal:
-            return ServeOutcome(link.serving.get(name, NOTHING), refusal.code, refusal.retry_after)
+            return _refused(link.serving.get(name, NOTHING), refusal)
         try:
             asks = kinds.challenge
             given_up = self._claim_challenge(link, name, renewal=renewal) if asks else ()
         except Refused as refusal:
             kinds = replace(kinds, challenge=False)
             self._apply(link, name, kinds)
-            return ServeOutcome(kinds, refusal.code, refusal.retry_after, superseded)
+            return _refused(kinds, refusal, superseded)
         self._apply(link, name, kinds)
         return ServeOutcome(kinds, None, None, superseded, given_up)
 
@@ -296,3 +297,8 @@ class Registry:
         for link in links:
             link.state = LinkState.DRAINING
         return links
+
+
+def _refused(kinds: Kinds, refusal: Refused, superseded: tuple[Session, ...] = ()) -> ServeOutcome:
+    code, retry_after = refusal.code, refusal.retry_after
+    return ServeOutcome(kinds, code, retry_after, superseded, message=refusal.message)

@@ -13,7 +13,7 @@ from tests.integration.hellos import hello
 from tests.integration.stage import SUFFIX, Stage, on_stage, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
 from tunnel.errors import Code
-from tunnel.protocol.messages import RETRY_AFTER_LIMIT, Serve, Serving
+from tunnel.protocol.messages import Serve, Serving
 from tunnel.protocol.names import client_id
 from tunnel.settings.values import RelaySettings, SuffixSettings
 from tunnel.tls.identity import fingerprint, generate
@@ -48,7 +48,10 @@ def test_over_budget_a_client_is_told_when_to_ask_and_serves_meanwhile(
             answer = await ask(late)
             assert (answer.visitors, answer.challenge) == (True, False)
             assert answer.reason is not None
-            assert (answer.reason.code, answer.retry_after) == (Code.BUSY, RETRY_AFTER_LIMIT)
+            assert answer.reason.code is Code.BUSY
+            assert answer.message == f"1 new certificates under {SUFFIX} in 7 days already"
+            assert answer.retry_after is not None
+            assert 604_700 < answer.retry_after <= 604_800
             assert await visit(stage.public, late) is not None
             validation = hello(late.name, ("acme-tls/1",))
             assert await answer_to(stage.public, validation) == UNRECOGNIZED_NAME

@@ -212,6 +212,7 @@ class FakeRelay:
             challenge=is_served and serve.challenge and busy is None,
             reason=None if code is None else Reason(code),
             retry_after=None if busy is None else busy.retry_after,
+            message="" if busy is None else busy.message,
         )
         await end.channel.send(answer)
 

@@ -1,7 +1,7 @@
 """What a connection offers to serve, and when it asks again."""
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -60,6 +60,7 @@ def test_nothing_served_is_never_complete() -> None:
         (Code.NAME_TAKEN, None, 63.0),
         (Code.NAME_REFUSED, None, 630.0),
         (Code.BUSY, 7.0, 7.35),
+        (Code.BUSY, 604_800.0, 630.0),
         (Code.INTERNAL, None, 0.25),
     ],
 )
@@ -224,6 +225,14 @@ def test_a_refusal_is_told_apart_from_one_of_visitors() -> None:
     assert asked.offers.verdict(A) == Verdict(False, Code.BUSY, 90.0)
 
 
+def test_what_a_refusal_says_is_kept() -> None:
+    asked = served()
+    asked.expect(A)
+    asked.due()
+    asked.hear(replace(refused(A), message="no place this week"))
+    assert asked.offers.verdict(A) == Verdict(False, Code.BUSY, 90.0, "no place this week")
+
+
 def test_a_no_without_a_reason_is_a_no() -> None:
     asked = served()
     asked.expect(A)
@@ -318,7 +327,7 @@ ANSWERS = st.builds(
     visitors=st.booleans(),
     challenge=st.booleans(),
     reason=st.none() | st.builds(Reason, st.sampled_from((Code.BUSY, Code.NAME_TAKEN, Code.OK))),
-    retry_after=st.none() | st.floats(0, 600),
+    retry_after=st.none() | st.floats(0, 604_800),
 )
 
 

@@ -94,6 +94,24 @@ def test_a_refusal_postpones_the_order_at_once_until_the_relay_said(tmp_path: Pa
     assert (retry_after, took) == (120.0, 0.0)
 
 
+USED_UP = "45 new certificates under example.org in 7 days already"
+
+
+@pytest.mark.parametrize(("said", "shown"), [(USED_UP, USED_UP), ("x" * 256, "x" * 128)])
+def test_a_refusal_says_why_and_may_hold_for_a_week(tmp_path: Path, said: str, shown: str) -> None:
+    def set_up(relays: Relays) -> None:
+        relays["us"].busy = Refused(Code.BUSY, said, 604_800.0)
+
+    async def script(fleet: Fleet) -> tuple[str, str, float | None]:
+        await fleet.all_serve()
+        error, _ = await postponed(fleet)
+        return fleet.name, str(error), error.retry_after
+
+    name, text, retry_after = play(tmp_path, script, set_up=set_up)
+    assert text == f"relay us refuses validations of {name}: busy: {shown}"
+    assert retry_after == 604_800
+
+
 def test_a_refused_validation_does_not_concern_visitors(tmp_path: Path) -> None:
     def set_up(relays: Relays) -> None:
         relays["eu"].busy = Refused(Code.BUSY, retry_after=120.0)

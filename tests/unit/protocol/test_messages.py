@@ -16,6 +16,7 @@ from tests.unit.protocol.samples import (
     PING,
     REJECT,
     SERVE,
+    SERVING,
     WELCOME,
 )
 from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError
@@ -152,6 +153,7 @@ WITHIN: list[tuple[Anything, dict[str, Any]]] = [
     (WELCOME, {"heartbeat": 60, "streams": 2**31 - 1, "granted": {"a.test": 1}}),
     (REJECT, {"message": "é" * 256, "retry_after": 600}),
     (REJECT, {"message": "", "retry_after": 0}),
+    (SERVING, {"message": "é" * 256, "retry_after": 604_800}),
     (PING, {"seq": 2**63 - 1}),
     (PING, {"seq": 0}),
     (DRAIN, {"deadline": 86400}),
@@ -195,6 +197,9 @@ BEYOND: list[tuple[Anything, str, Any]] = [
     (REJECT, "message", "é" * 257),
     (REJECT, "retry_after", 600.001),
     (REJECT, "retry_after", -0.001),
+    (SERVING, "retry_after", 604_800.001),
+    (SERVING, "message", "x" * 257),
+    (SERVING, "message", None),
     (REJECT, "code", ""),
     (PING, "seq", 2**63),
     (PING, "seq", -1),

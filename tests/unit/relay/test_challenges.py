@@ -57,6 +57,7 @@ async def test_over_budget_visitors_are_served_all_the_same() -> None:
     link = scene.join()
     outcome = scene.registry.serve(link, NAME, BOTH)
     assert (outcome.kinds, outcome.code, outcome.retry_after) == (VISITORS, Code.BUSY, 77)
+    assert outcome.message == "used up"
     assert scene.registry.route(NAME) is link
     assert scene.registry.route(NAME, challenge=True) is None
 
