@@ -23,6 +23,7 @@ from tunnel.transport.tcp import TcpListener, wrap
 log = get_log(__name__)
 
 HELLO = "hello"  # the reason of those whose ClientHello was none, or named nobody
+ANSWERS_TOLD = 16  # validations that one order is told at INFO: anybody may ask for more
 LOST = "lost"  # of those who went before it was whole
 
 _KINDS = {Arrival.VISITOR: StreamKind.VISITOR, Arrival.VALIDATION: StreamKind.CHALLENGE}
@@ -103,7 +104,7 @@ class Front:
                 self.visits.turned_away[Code.NOT_SERVING.word] += 1
                 await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
             elif guest.kind is Arrival.VALIDATION and name in self._own:
-                await self._validate(visitor, hello, name)
+                await self._validate(visitor, hello, guest)
             else:
                 await self._routing.forward(visitor, hello, self._header(guest))
                 self.visits.validations_client += guest.kind is Arrival.VALIDATION
@@ -118,14 +119,16 @@ class Front:
         finally:
             visitor.abort()
 
-    async def _validate(self, caller: Stream, hello: bytes, name: str) -> None:
+    async def _validate(self, caller: Stream, hello: bytes, guest: Guest) -> None:
+        name, peer = guest.hello.required_name, guest.caller.peer.host
         try:
-            await self._own.answer(name, caller, hello)
+            answers = await self._own.answer(name, caller, hello)
         except (StreamReset, RemoteProtocolError) as error:
-            log.debug("validation not completed", name=name, cause=error)
+            log.debug("validation not completed", name=name, peer=peer, cause=error)
         else:
             self.visits.validations_relay += 1
-            log.info("answered a validation", name=name)
+            tell = log.info if answers <= ANSWERS_TOLD else log.debug
+            tell("answered a validation", name=name, peer=peer)
 
     def _header(self, guest: Guest) -> StreamHeader:
         return StreamHeader(

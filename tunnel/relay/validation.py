@@ -1,5 +1,6 @@
 """The relay's own names before an authority: it answers for them on its public ports itself."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ class OwnValidations:
 
     def __init__(self) -> None:
         self._expected: dict[str, PendingAnswer] = {}
+        self._answered: Counter[str] = Counter()  # of the order under way, by name
 
     def __repr__(self) -> str:
         return f"<OwnValidations of {', '.join(sorted(self._expected)) or 'nothing'}>"
@@ -40,16 +42,20 @@ class OwnValidations:
         if name in self._expected:
             raise OrderPostponed(f"another order for {name} waits for its validation")
         self._expected[name] = answer
+        self._answered[name] = 0
         try:
             yield
         finally:
             del self._expected[name]
 
-    async def answer(self, name: str, caller: Stream, hello: bytes) -> None:
+    async def answer(self, name: str, caller: Stream, hello: bytes) -> int:
         """Shake hands with an authority whose ClientHello was read off `caller` already.
 
-        Does nothing for a name that is not in here. Raises StreamReset, RemoteProtocolError.
+        Returns how many there were for this order by now; does nothing for a name that is not in
+        here. Raises StreamReset, RemoteProtocolError.
         """
         context = self._expected[name].context if name in self._expected else None
         if context is not None:
             await answer_validation(Prefixed(caller, hello), context)
+            self._answered[name] += 1
+        return self._answered[name]

@@ -1,6 +1,7 @@
 """Validations of the relay's own names: answered on its public ports, for nobody else to see."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
 from tests.unit.relay.scenes import Orders
 from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
 from tunnel.relay.challenges import Challenges
-from tunnel.relay.front import Front
+from tunnel.relay.front import ANSWERS_TOLD, Front
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
 from tunnel.relay.validation import OwnValidations
@@ -157,3 +158,21 @@ def test_who_validates_and_says_no_more_is_cut_in_time(
 
     assert HANDSHAKE_TIMEOUT <= 10
     run(body())
+
+
+def test_answers_are_told_as_long_as_they_may_be_an_authoritys(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        async with front(tmp_path, own) as where:
+            for _ in range(2):
+                async with opened(own):
+                    for _ in range(ANSWERS_TOLD + 1):
+                        await validated(where, OWN)
+
+    with caplog.at_level(logging.DEBUG, "tunnel.relay.front"):
+        run(body())
+    told = [each for each in caplog.records if each.message == "answered a validation"]
+    levels = [each.levelno for each in told]
+    assert levels == 2 * [*(ANSWERS_TOLD * [logging.INFO]), logging.DEBUG]
