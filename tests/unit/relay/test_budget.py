@@ -200,8 +200,11 @@ def test_a_name_is_known_for_400_days() -> None:
 # Domains
 
 
-def test_all_suffixes_of_a_registered_domain_share_the_smallest_number() -> None:
-    chosen = budget(suffix("t.example.org", 5), suffix("u.example.org", 2))
+@pytest.mark.parametrize(("of_t", "of_u"), [(5, 2), (2, 5)])
+def test_all_suffixes_of_a_registered_domain_share_the_smallest_number(
+    of_t: int, of_u: int
+) -> None:
+    chosen = budget(suffix("t.example.org", of_t), suffix("u.example.org", of_u))
     use_up(chosen, ["a.t.example.org", "a.u.example.org"], START)
     for name in ("b.t.example.org", "b.u.example.org", "shop.example.org", "example.org"):
         assert order(chosen, name, START) is not None
