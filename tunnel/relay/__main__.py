@@ -56,7 +56,7 @@ def serve(settings: "RelaySettings") -> int:
 
 
 def announce(settings: "RelaySettings", opening: "Opening") -> None:
-    """Print the client line to use, pin included, one for each suffix."""
+    """Print the client line to use, with the pin if it lasts, one for each suffix."""
     for suffix in settings.suffixes:
         sys.stdout.write(f"Client: {client_line(opening, suffix)}\n")
     sys.stdout.flush()
@@ -64,10 +64,8 @@ def announce(settings: "RelaySettings", opening: "Opening") -> None:
 
 def client_line(opening: "Opening", suffix: str) -> str:
     """Return the command that makes a client of this relay."""
-    return (
-        f"client.pyz --server {opening.server} --domain-suffix {suffix} "
-        f"--pin sha256:{opening.pin.hex()} --local 3000"
-    )
+    pin = "" if opening.pin is None else f"--pin sha256:{opening.pin.hex()} "
+    return f"client.pyz --server {opening.server} --domain-suffix {suffix} {pin}--local 3000"
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Opening:
     """What a relay that has just begun to listen says of itself."""
 
     server: Address  # that clients dial: a host name where every address is listened on
-    pin: bytes
+    pin: bytes | None  # none of a key that the next certificate does not keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,9 @@ class Relay:
         address = next(each.address for each in bound if each.settings.kind != "public")
         if ip_address(address.host).is_unspecified:
             address = Address(_public_host(certificate), address.port)
-        return Opening(address, certificate.pin)
+        chosen = self._settings.certificate
+        is_lasting = chosen.mode != "acme" or chosen.keep_key
+        return Opening(address, certificate.pin if is_lasting else None)
 
     async def _drain(self, agents: Agents, front: Front) -> None:
         """Let what runs finish, at most `drain_timeout` seconds, and say goodbye to clients."""
