@@ -127,7 +127,7 @@ async def on_stage(
             stage.over.set()
 
         group.create_task(run(), name="relay")
-        stage.pin = (await opened).pin
+        stage.pin = (await opened).pin or b""
         yield stage
         for client in stage.clients:
             client.connection.close()

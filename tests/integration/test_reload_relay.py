@@ -72,7 +72,7 @@ async def reloaded(settings: RelaySettings) -> AsyncIterator[Reloaded]:
     async with asyncio.TaskGroup() as group:
         stage = Reloaded(settings, b"", asyncio.Event(), relay=relay)
         group.create_task(relay.run(stage.stop), name="relay")
-        stage.pin = (await opened).pin
+        stage.pin = (await opened).pin or b""
         yield stage
         for client in stage.clients:
             client.connection.close()
