@@ -236,6 +236,10 @@ class Issuer:
             kept.log.debug("no renewal window", cause=_line(error))
             kept.ask_at = self._now() + ASK_AGAIN
             return
+        except Exception as error:  # noqa: BLE001 - a bug must not end what keeps all else in force
+            kept.log.error("renewal window not asked for: bug", exception=error)
+            kept.ask_at = self._now() + ASK_AGAIN
+            return
         kept.ask_at = self._now() + timedelta(seconds=again)
         if window is not None and window != kept.record.window:
             kept.log.info("renewal window", start=_shown(window.start), end=_shown(window.end))
@@ -269,8 +273,17 @@ class Issuer:
                 kept.record = kept.record.failed(_line(error), now, error.retry_after)
                 self._tell_failure(kept, wanted, "certificate not issued", now)
                 self._remember(kept)
+            except Exception as error:  # noqa: BLE001 - a bug, too, is tried again on the schedule
+                self._survive(kept, wanted, error)
             else:
                 self._take(kept, wanted, certificate)
+
+    def _survive(self, kept: _Kept, wanted: Wanted, bug: Exception) -> None:
+        """Count a bug of ours as an order that failed: it may have come after one was placed."""
+        now = self._now()
+        kept.record = kept.record.failed(f"bug: {type(bug).__name__}: {_line(bug)}", now)
+        self._tell_failure(kept, wanted, "certificate not issued", now, bug)
+        self._remember(kept)
 
     def _place_anew(self, kept: _Kept, error: OrderGone) -> None:
         """Count what came of the order from before; the next one is due as soon as it may be."""
@@ -294,11 +307,22 @@ class Issuer:
         )
         self._save(kept)
 
-    def _tell_failure(self, kept: _Kept, wanted: Wanted, event: str, now: datetime) -> None:
+    def _tell_failure(
+        self,
+        kept: _Kept,
+        wanted: Wanted,
+        event: str,
+        now: datetime,
+        bug: Exception | None = None,
+    ) -> None:
         kept.is_asked = False
         retry_in = (kept.record.may_order_at(now) - now).total_seconds()
         cause = kept.record.last_error or ""
-        kept.log.warning(event, cause=cause, retry_in=round(retry_in, 1))
+        fields = {"cause": cause, "retry_in": round(retry_in, 1)}
+        if bug is None:
+            kept.log.warning(event, **fields)
+        else:
+            kept.log.error(event, exception=bug, **fields)
         wanted.failed(cause, retry_in)
 
     def _save(self, kept: _Kept) -> None:

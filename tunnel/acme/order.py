@@ -74,7 +74,7 @@ class Order:
     def __init__(self, network: Network, url: str, names: Sequence[str], answer: Answer) -> None:
         self.url = url
         self._network = network
-        self._names = frozenset(name.lower() for name in names)
+        self._ordered = {name.lower(): name for name in names}
         self._pause = FIRST_PAUSE
         self._proofs: tuple[_Proof, ...] = ()
         self._heard(answer)
@@ -106,7 +106,7 @@ class Order:
         if self._status == "pending":
             self._refresh()
         if self._status == "ready":
-            csr = signing_request(sorted(self._names), key)
+            csr = signing_request(sorted(self._ordered), key)
             encoded = encode_b64jose(csr.public_bytes(Encoding.DER))
             self._heard(self._network.send(self._document.text("finalize"), {"csr": encoded}))
             self._pause = FIRST_PAUSE
@@ -119,7 +119,7 @@ class Order:
             if self._status != "valid":
                 return FIRST_PAUSE if pause is None else pause
         answer = self._network.send(self._document.text("certificate"))
-        return issued(answer, self._names, key)
+        return issued(answer, frozenset(self._ordered), key)
 
     # -- what the authority says
 
@@ -157,10 +157,7 @@ class Order:
             self._proofs = tuple(proof for proof in found if proof is not None)
 
     def _proof(self, authorization: Document) -> _Proof | None:
-        name, status = (
-            authorization.document("identifier").text("value"),
-            authorization.text("status"),
-        )
+        name, status = self._name_in(authorization), authorization.text("status")
         if status == "valid":
             return None
         if status != "pending":
@@ -176,8 +173,20 @@ class Order:
             ]
         )
 
+    def _name_in(self, authorization: Document) -> str:
+        """Return the name that an authorization is about, as it was ordered."""
+        said_name = authorization.document("identifier").text("value")
+        name = self._ordered.get(said_name.lower())
+        if name is None:
+            raise IssueFailed(
+                f"{authorization.source} wants a proof of {one_line(said_name)!r}, "
+                "which was not ordered"
+            )
+        return name
+
     def _proof_by(self, name: str, document: Document) -> _Proof:
         jwk = self._network.jwk
+        document.text("token")  # the library takes for granted that it is one
         try:
             challenge = TlsAlpn01.from_json(document.fields)
         except (JoseError, ValueError, TypeError) as error:

@@ -202,8 +202,6 @@ class Orders:
     async def _prove(self, order: "Order", expected: Mapping[str, PendingAnswer]) -> None:
         """Answer the authority's challenges until it has seen that the names are ours."""
         for name, digest in order.challenges.items():
-            if name not in expected:
-                raise IssueFailed(f"the authority wants a proof of {name}, which was not ordered")
             expected[name].context = challenge_context(name, digest, datetime.now(UTC))
         if order.challenges:
             await self._run(lambda _authority: order.answer())

@@ -192,6 +192,48 @@ def test_where_nothing_can_be_kept_nobody_is_asked(
     assert caplog.messages.count("certificate not ordered") == 5
 
 
+class UnforeseenError(Exception):
+    """What nobody has foreseen."""
+
+
+def test_a_bug_is_told_with_its_place_and_tried_again_on_the_schedule(
+    life: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    causes: list[str] = []
+
+    def fail(cause: str, retry_in: float) -> None:  # noqa: ARG001 - of the interface
+        causes.append(cause)
+        life.failed_at.append(life.moment)
+
+    def break_down(*_args: object) -> None:
+        raise UnforeseenError("two\nlines")
+
+    issuer = life.issuer()
+    issuer._orders.certificate = break_down  # type: ignore[assignment] # for a bug there is no other way in
+    issuer._orders.renewal_window = break_down  # type: ignore[assignment] # as above
+    life.failed = fail  # type: ignore[method-assign] # it is another failure that is expected
+    life.passes(2 * HOUR, issuer)
+    assert set(causes) == {"bug: UnforeseenError: two lines"}
+    waits = [later - earlier for earlier, later in pairwise(life.failed_at)]
+    assert waits == [MINUTE, 10 * MINUTE, 100 * MINUTE]
+    lines = [line for line in caplog.records if line.levelno >= logging.WARNING]
+    assert [line.getMessage() for line in lines] == ["certificate not issued"] * 4
+    assert all(line.exc_info and line.exc_info[0] is UnforeseenError for line in lines)
+
+
+def test_a_bug_in_asking_for_a_window_is_told_and_asked_again_later(
+    life: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(*_args: object) -> None:
+        raise UnforeseenError
+
+    life.store.save(NAMES, issued(NAME))
+    issuer = life.issuer()
+    issuer._orders.renewal_window = break_down  # type: ignore[assignment] # for a bug there is no other way in
+    life.passes(11 * HOUR, issuer)
+    assert caplog.messages == ["renewal window not asked for: bug"] * 2
+
+
 def test_whoever_asks_for_an_order_waits_for_no_plan(life: Life) -> None:
     life.store.save(NAMES, issued(NAME))
 

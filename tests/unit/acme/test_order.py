@@ -1,18 +1,24 @@
 """What is asked for in an order, and which certificates answer it."""
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from josepy.jwk import JWKEC
 
 from tunnel.acme.answers import Answer
-from tunnel.acme.order import issued, signing_request
+from tunnel.acme.network import Network
+from tunnel.acme.order import CHALLENGE_TYPE, Order, issued, signing_request
 from tunnel.errors import IssueFailed
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.slots import CertificateKey
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
+TOKEN = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"  # noqa: S105 - of RFC 8737's kind, no secret
 MADE = self_signed(["a.test", "B.test"], now=NOW)
 
 
@@ -64,3 +70,55 @@ def test_a_certificate_for_another_key_is_refused() -> None:
 def test_a_chain_that_is_none_is_refused(content: bytes) -> None:
     with pytest.raises(IssueFailed, match=r"ca\.test issued a chain that is of no use"):
         issued(Answer("ca.test", 200, content), frozenset({"a.test"}), MADE.key)
+
+
+# -- what an authority wants to see
+
+
+class Answering:
+    """A network whose every answer is one document."""
+
+    jwk = JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
+
+    def __init__(self, document: Mapping[str, object]) -> None:
+        self._content = json.dumps(document).encode()
+
+    def send(self, _url: str, _body: Mapping[str, object] | None = None) -> Answer:
+        return Answer("ca.test", 200, self._content)
+
+
+def opened(name: str = "a.test", token: object = TOKEN) -> Order:
+    """Return the order for one name whose proof is wanted so."""
+    challenge = {"type": CHALLENGE_TYPE, "url": "https://ca.test/c", "token": token}
+    authorization = {
+        "status": "pending",
+        "identifier": {"type": "dns", "value": name},
+        "challenges": [challenge],
+    }
+    order = {"status": "pending", "authorizations": ["https://ca.test/a"]}
+    network = cast(Network, Answering(authorization))
+    answer = Answer("ca.test", 201, json.dumps(order).encode())
+    return Order.opened(network, "https://ca.test/o", ["a.test"], answer)
+
+
+def test_a_name_is_proved_as_it_was_ordered_whatever_its_case() -> None:
+    assert [*opened("A.Test").challenges] == ["a.test"]
+
+
+@pytest.mark.parametrize("name", ["b.test", "bü.test", "*.a.test", "a" * 70, "", "\ud800", "x\ny"])
+def test_a_proof_of_what_was_not_ordered_is_refused(name: str) -> None:
+    with pytest.raises(IssueFailed, match=r"ca\.test wants a proof of .*, which was not") as caught:
+        opened(name)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("token", [None, 7, [], {}])
+def test_a_token_that_is_no_text_is_told(token: object) -> None:
+    with pytest.raises(IssueFailed, match=r"ca\.test answered without a string as 'token'"):
+        opened(token=token)
+
+
+@pytest.mark.parametrize("token", ["", "é", "\ud800", "a\nb", "short"])
+def test_a_token_of_no_use_is_told(token: str) -> None:
+    with pytest.raises(IssueFailed, match=r"a\.test: ca\.test gave a challenge of no use"):
+        opened(token=token)

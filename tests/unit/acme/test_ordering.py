@@ -215,16 +215,6 @@ def test_an_order_that_cannot_be_kept_goes_no_further(scene: Scene) -> None:
     run(body)
 
 
-def test_a_name_that_was_not_ordered_is_not_proved(scene: Scene) -> None:
-    async def body() -> None:
-        scene.script.challenges = {OTHER: bytes(32)}
-        with pytest.raises(IssueFailed, match=f"a proof of {OTHER}, which was not ordered"):
-            await scene.certificate()
-        assert "answer" not in scene.script.asked
-
-    run(body)
-
-
 def test_a_predecessor_is_named(scene: Scene) -> None:
     async def body() -> None:
         await scene.certificate(predecessor=issued(NAME))
