@@ -78,6 +78,18 @@ class _Kept:
     is_asked: bool = False  # an operator wants one now
     nap: asyncio.Timeout | None = None  # ended by whoever asks
 
+    def asked_at(self, now: datetime) -> datetime:
+        """Return when an operator may have an order: only the limit of failures counts."""
+        return replace(self.record, retry_at=None).may_order_at(now)
+
+    def tell(self, event: str, retry_in: float, bug: Exception | None = None) -> None:
+        """Log a failure; a bug with the place where it is."""
+        fields = {"cause": self.record.last_error or "", "retry_in": round(retry_in, 1)}
+        if bug is None:
+            self.log.warning(event, **fields)
+        else:
+            self.log.error(event, exception=bug, **fields)
+
 
 class _Step(Enum):
     """What is due next."""
@@ -147,11 +159,7 @@ class Issuer:
         nap, kept.nap = kept.nap, None
         if nap is not None:
             nap.reschedule(asyncio.get_running_loop().time())
-        return self._asked_at(kept, self._now())
-
-    @staticmethod
-    def _asked_at(kept: _Kept, now: datetime) -> datetime:
-        return replace(kept.record, retry_at=None).may_order_at(now)
+        return kept.asked_at(self._now())
 
     def _of(self, names: tuple[str, ...], seed: Path | None = None) -> _Kept:
         if names not in self._kept:
@@ -210,7 +218,7 @@ class Issuer:
 
     def _order_at(self, kept: _Kept, now: datetime) -> datetime:
         if kept.is_asked:
-            return self._asked_at(kept, now)
+            return kept.asked_at(now)
         allowed = max(kept.record.may_order_at(now), _credible(kept.rest_until or now, now))
         if kept.current is None:
             return allowed
@@ -317,13 +325,8 @@ class Issuer:
     ) -> None:
         kept.is_asked = False
         retry_in = (kept.record.may_order_at(now) - now).total_seconds()
-        cause = kept.record.last_error or ""
-        fields = {"cause": cause, "retry_in": round(retry_in, 1)}
-        if bug is None:
-            kept.log.warning(event, **fields)
-        else:
-            kept.log.error(event, exception=bug, **fields)
-        wanted.failed(cause, retry_in)
+        kept.tell(event, retry_in, bug)
+        wanted.failed(kept.record.last_error or "", retry_in)
 
     def _save(self, kept: _Kept) -> None:
         """Write the current certificate, or try again later: until then memory has it."""

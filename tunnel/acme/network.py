@@ -6,13 +6,13 @@ No exception of a library leaves this module, and nothing that is sent or receiv
 import logging
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from acme import errors
@@ -24,6 +24,7 @@ from josepy.interfaces import JSONDeSerializable
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 from urllib3.exceptions import HTTPError
+from urllib3.util.ssl_ import create_urllib3_context
 
 from tunnel import __version__
 from tunnel.acme.answers import Answer, Problem, one_line, problem_of, seconds_of
@@ -31,7 +32,8 @@ from tunnel.errors import IssueFailed, SettingsError, TunnelError
 from tunnel.tls.contexts import Trust, root_file
 from tunnel.tls.files import read_public
 
-TIMEOUT = 30  # seconds, for the connection, for each silence, and for an answer's body in all
+TIMEOUT = 30  # seconds, for the connection and for each silence
+TIMEOUTS = 2  # of them in all, after which nothing more is read, however steadily it drips
 SIZE_LIMIT = 1 << 20  # bytes of an answer's body
 PART_BYTES = 1 << 16
 REDIRECTS_MAX = 5
@@ -42,6 +44,43 @@ USER_AGENT = f"tunnel/{__version__} acme"
 # show at DEBUG what is sent.
 for _library in ("acme", "josepy", "urllib3", "requests", "charset_normalizer"):
     logging.getLogger(_library).setLevel(logging.CRITICAL)
+
+
+class _LateError(TimeoutError):
+    """A request has taken too long in all."""
+
+
+class _Session(requests.Session):
+    """Follows no redirection, since it would read all of its body first."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - of the interface
+        return None
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Reads nothing more of any connection as soon as `is_late` says so.
+
+    That goes for all which is read: a library waits for ever for a header that never ends.
+    """
+
+    def __init__(self, is_late: Callable[[], bool]) -> None:
+        self._context = create_urllib3_context()
+        self._context.sslsocket_class = _socket_class(is_late)
+        super().__init__()
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        host, pool = super().build_connection_pool_key_attributes(*args, **kwargs)
+        return host, {**pool, "ssl_context": self._context}
+
+
+def _socket_class(is_late: Callable[[], bool]) -> type[ssl.SSLSocket]:
+    class TimedSocket(ssl.SSLSocket):
+        def recv_into(self, *args: Any, **kwargs: Any) -> int:
+            if is_late():
+                raise _LateError
+            return super().recv_into(*args, **kwargs)
+
+    return TimedSocket
 
 
 class Body(JSONDeSerializable):
@@ -68,8 +107,11 @@ class Network(ClientNetwork):
         super().__init__(alg=ES256, user_agent=USER_AGENT, timeout=TIMEOUT)
         self.nonce_url: str | None = None  # known once the directory is
         self._roots = roots
-        self.session.max_redirects = REDIRECTS_MAX
+        self._deadline = 0.0  # of what is asked now, on the monotonic clock
+        self.session.close()
+        self.session = _Session()
         del self.session.adapters["http://"]  # not even where a redirection leads there
+        self.session.mount("https://", _Adapter(lambda: time.monotonic() > self._deadline))
 
     def identify(self, key: ec.EllipticCurvePrivateKey, account_url: str | None) -> None:
         """Sign with a P-256 key from now on, in the name of its account if that is known."""
@@ -78,7 +120,7 @@ class Network(ClientNetwork):
 
     def fetch(self, url: str) -> Answer:
         """Return what an unsigned GET brings; raises Problem, IssueFailed."""
-        with _translated(url):
+        with self._asking(url):
             return _answer(url, self.get(url, content_type=""))
 
     def send(self, url: str, body: Mapping[str, Any] | None = None) -> Answer:
@@ -87,8 +129,15 @@ class Network(ClientNetwork):
         Raises Problem, IssueFailed.
         """
         message = None if body is None else Body(body)
-        with _translated(url):
+        with self._asking(url):
             return _answer(url, self.post(url, message, new_nonce_url=self.nonce_url))
+
+    @contextmanager
+    def _asking(self, url: str) -> Iterator[None]:
+        """Bound all that is asked inside in time, and raise what goes wrong as IssueFailed."""
+        self._deadline = time.monotonic() + TIMEOUTS * TIMEOUT
+        with _translated(url):
+            yield
 
     # -- what the library asks of itself
 
@@ -109,6 +158,27 @@ class Network(ClientNetwork):
         *_args: object,
         **kwargs: Any,
     ) -> requests.Response:
+        response = self._answered(method, url, **kwargs)
+        if method == "GET":  # a signature is for one URL only
+            return self._followed(response, **kwargs)
+        if method == "POST":
+            self._add_nonce(response)
+        return response
+
+    def _followed(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        """Return what redirections lead to; raises IssueFailed if they do not end."""
+        for _ in range(REDIRECTS_MAX):
+            if not response.is_redirect:
+                return response
+            url = urljoin(str(response.url), response.headers["Location"])
+            response = self._answered("GET", url, **kwargs)
+        if response.is_redirect:
+            host = host_of(str(response.url))
+            raise IssueFailed(f"{host} redirected more than {REDIRECTS_MAX} times")
+        return response
+
+    def _answered(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        """Return one answer, its body read."""
         headers = {"User-Agent": self.user_agent, "Accept-Encoding": "identity"}
         response = self.session.request(
             method,
@@ -117,12 +187,9 @@ class Network(ClientNetwork):
             headers=headers | kwargs.get("headers", {}),
             verify=self._roots or True,
             timeout=TIMEOUT,
-            allow_redirects=method == "GET",  # a signature is for one URL only
             stream=True,
         )
         response.raw = BytesIO(_bounded_body(response))
-        if method == "POST":
-            self._add_nonce(response)
         return response
 
     def _add_nonce(self, response: requests.Response) -> None:
@@ -179,7 +246,7 @@ def _answer(url: str, response: requests.Response) -> Answer:
 
 
 def _bounded_body(response: requests.Response) -> bytes:
-    """Read a body that may be endless, or come drop by drop; raises IssueFailed."""
+    """Read a body that may be endless; raises IssueFailed."""
     with ExitStack() as stack:
         stack.callback(response.close)
         body = b"".join(_parts(response))
@@ -188,13 +255,11 @@ def _bounded_body(response: requests.Response) -> bytes:
 
 
 def _parts(response: requests.Response) -> Iterator[bytes]:
-    host, deadline, size = host_of(response.url), time.monotonic() + TIMEOUT, 0
+    size = 0
     while part := response.raw.read1(PART_BYTES):
         size += len(part)
         if size > SIZE_LIMIT:
-            raise IssueFailed(f"{host} answered more than {SIZE_LIMIT} bytes")
-        if time.monotonic() > deadline:
-            raise IssueFailed(f"{host} took more than {TIMEOUT} s to answer")
+            raise IssueFailed(f"{host_of(response.url)} answered more than {SIZE_LIMIT} bytes")
         yield part
 
 
@@ -219,6 +284,8 @@ def _fault(host: str, error: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = one_line(cause.verify_message)
             return f"certificate of {host} is not trusted: {why}: set acme.ca"
+    if any(isinstance(cause, _LateError) for cause in causes):
+        return f"{host} took more than {TIMEOUTS * TIMEOUT} s to answer"
     if any(isinstance(cause, requests.Timeout | TimeoutError) for cause in causes):
         return f"cannot reach {host}: no answer within {TIMEOUT} s"
     for cause in reversed(causes):

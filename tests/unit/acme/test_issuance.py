@@ -201,7 +201,7 @@ def test_a_bug_is_told_with_its_place_and_tried_again_on_the_schedule(
 ) -> None:
     causes: list[str] = []
 
-    def fail(cause: str, retry_in: float) -> None:  # noqa: ARG001 - of the interface
+    def fail(cause: str, retry_in: float) -> None:
         causes.append(cause)
         life.failed_at.append(life.moment)
 
