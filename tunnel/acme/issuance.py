@@ -172,7 +172,9 @@ class Issuer:
                 record = record.issued(current.leaf_hash, self._draw())
             ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
             kept_log = self._log.bind(names=",".join(names))
-            self._kept[names] = _Kept(names, kept_log, current, record, ask_at)
+            rest_until = _rested(current, now) if current else None
+            kept = _Kept(names, kept_log, current, record, ask_at, rest_until=rest_until)
+            self._kept[names] = kept
         return self._kept[names]
 
     # -- keeping
@@ -355,6 +357,12 @@ def _rest(certificate: Certificate) -> timedelta:
     """Return how long a certificate is kept at least: no clock far ahead orders in a loop."""
     lifetime = certificate.not_after - certificate.leaf.not_valid_before_utc
     return min(lifetime / 4, REST_MAX)
+
+
+def _rested(certificate: Certificate, now: datetime) -> datetime:
+    """Return until when one that was found rests: a restart does not make it due."""
+    begun = min(certificate.leaf.not_valid_before_utc, now)  # by our clock, which may be behind
+    return begun + _rest(certificate)
 
 
 def _rest_activity(current: Certificate | None, now: datetime) -> str:

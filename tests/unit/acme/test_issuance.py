@@ -164,6 +164,28 @@ def test_a_window_and_a_place_in_it_are_those_of_one_certificate(life: Life) -> 
     )
 
 
+PAST = RenewalWindow(NOW - 3 * DAY, NOW - 2 * DAY)
+
+
+@pytest.mark.parametrize(
+    ("begins", "rests"),
+    [
+        (-HOUR, DAY - HOUR),
+        (HOUR, DAY),
+        (900 * DAY, DAY),
+    ],
+    ids=["new", "ahead of our clock by little", "ahead of our clock by years"],
+)
+def test_a_window_in_the_past_does_not_make_each_restart_order(
+    life: Life, begins: timedelta, rests: timedelta
+) -> None:
+    certificate = issued(NAME, begins=begins, ends=begins + 90 * DAY)
+    life.store.save(NAMES, certificate)
+    life.store.save_record(NAMES, Record().issued(certificate.leaf_hash, 0.5).with_window(PAST))
+    life.passes(rests + MINUTE)
+    assert life.failed_at[0] == NOW + rests
+
+
 def test_plans_of_a_clock_that_was_years_ahead_do_not_hold(
     life: Life, caplog: pytest.LogCaptureFixture
 ) -> None:
