@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from tunnel.acme.answers import one_line
 from tunnel.errors import NotWritable, SettingsError
 from tunnel.settings.values import EabSettings
 from tunnel.tls.files import (
@@ -70,7 +71,10 @@ def load_account(file: Path, directory_url: str) -> Account | None:
         raise SettingsError([f"{file}: {error}; {REMEDY}"]) from error
     if account.directory_url != directory_url:
         raise SettingsError(
-            [f"{file}: is an account at {account.directory_url}, not at {directory_url}"]
+            [
+                f"{file}: is an account at {one_line(account.directory_url)}, not at "
+                f"{directory_url}: set acme.directory to that one, or move the file away"
+            ]
         )
     return account
 
@@ -82,6 +86,7 @@ def create_account(file: Path, directory_url: str) -> Account:
     NotWritable.
     """
     fresh = Account(ec.generate_private_key(ec.SECP256R1()), directory_url)
+    file = file.resolve()  # a link, even to nothing yet, stays one
     try:
         make_private_directory(file.parent)
     except OSError as error:
@@ -96,9 +101,9 @@ def create_account(file: Path, directory_url: str) -> Account:
 
 
 def save_account(file: Path, account: Account) -> None:
-    """Write what became known of an account; raises NotWritable."""
+    """Write what became known of an account, through a link to its target; raises NotWritable."""
     try:
-        write_private(file, account.encoded())
+        write_private(file.resolve(), account.encoded())
     except OSError as error:
         raise _not_written(file, error) from error
 
@@ -126,10 +131,13 @@ def _decoded(content: bytes, directory_url: str) -> Account:
     if not isinstance(fields, dict):
         raise ValueError("is not an ACME account: expected a JSON object")  # noqa: TRY004 - a fault of a file, whatever its kind
     url = _text(fields, "id")
+    directory = fields.get("directory") or None
+    if directory is not None:
+        directory = _text(fields, "directory")
     email = fields.get("email")
     return Account(
         _key(_text(fields, "key_pkcs8")),
-        fields.get("directory") or _directory_beside(url, directory_url),
+        directory or _directory_beside(url, directory_url),
         url or None,
         email if isinstance(email, str) else None,
     )

@@ -274,24 +274,26 @@ class Issuer:
             except (OrderPostponed, SettingsError) as error:
                 now = self._now()
                 after = error.retry_after if isinstance(error, OrderPostponed) else None
-                kept.record = kept.record.postponed(_line(error), now, after)
+                kept.record = kept.record.postponed(_line(error), now, after, draw=self._draw())
                 self._tell_failure(kept, wanted, "certificate not ordered", now)
                 if not isinstance(error, NotWritable):  # of which enough is said
                     self._remember(kept)
-            except IssueFailed as error:
-                now = self._now()
-                kept.record = kept.record.failed(_line(error), now, error.retry_after)
-                self._tell_failure(kept, wanted, "certificate not issued", now)
-                self._remember(kept)
             except Exception as error:  # noqa: BLE001 - a bug, too, is tried again on the schedule
-                self._survive(kept, wanted, error)
+                self._fail(kept, wanted, error)
             else:
                 self._take(kept, wanted, certificate)
 
-    def _survive(self, kept: _Kept, wanted: Wanted, bug: Exception) -> None:
-        """Count a bug of ours as an order that failed: it may have come after one was placed."""
+    def _fail(self, kept: _Kept, wanted: Wanted, error: Exception) -> None:
+        """Count an order that failed, or a bug: it may have come after an order was placed."""
         now = self._now()
-        kept.record = kept.record.failed(f"bug: {type(bug).__name__}: {_line(bug)}", now)
+        bug = None if isinstance(error, IssueFailed) else error
+        kept.record = kept.record.failed(
+            f"bug: {type(error).__name__}: {_line(error)}" if bug else _line(error),
+            now,
+            error.retry_after if isinstance(error, IssueFailed) else None,
+            not_after=kept.current.not_after if kept.current else None,
+            draw=self._draw(),
+        )
         self._tell_failure(kept, wanted, "certificate not issued", now, bug)
         self._remember(kept)
 

@@ -229,7 +229,10 @@ def signing_request(names: Sequence[str], key: CertificateKey) -> x509.Certifica
 
 
 def issued(answer: Answer, names: frozenset[str], key: CertificateKey) -> Certificate:
-    """Return what an answer holds, if it is for this key and all names; raises OrderLost."""
+    """Return what an answer holds, if it is for this key and these names alone; raises OrderLost.
+
+    The store keeps no other, so that one with more of them would be gone after a restart.
+    """
     try:
         certificate = certificate_from_pem(answer.content, key)
         held = dns_names(certificate.leaf)
@@ -237,4 +240,7 @@ def issued(answer: Answer, names: frozenset[str], key: CertificateKey) -> Certif
         raise OrderLost(f"{answer.source} issued a chain that is of no use: {error}") from error
     if missing := sorted(names - held):
         raise OrderLost(f"{answer.source} issued a certificate without {missing[0]}")
+    if extra := sorted(held - names):
+        shown = one_line(extra[0])
+        raise OrderLost(f"{answer.source} issued a certificate that is for {shown}, too")
     return certificate

@@ -1,5 +1,11 @@
 """When a certificate is renewed, and when an order is tried again.
 
+After 1, 2, 3 and more orders that failed in a row the next one waits `RETRY_DELAYS`; while there
+is a certificate in force, no longer than a quarter of the life that it has left (and no less than
+`URGENT_DELAY`), so that a short one does not expire though the CA is back. Neither counts against
+a longer Retry-After, or against the limit of orders that fail in an hour. Every wait is up to a
+tenth longer, by the draw of whoever waits: a fleet that failed together does not come back so.
+
 Pure: moments are aware, in UTC, and passed in, as is randomness; nothing here reads or writes.
 """
 
@@ -13,6 +19,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 RETRY_DELAYS = (60.0, 600.0, 6000.0, 86400.0)  # seconds, after 1, 2, 3, and 4 or more failures
+URGENT_DELAY = 60.0  # seconds: the least between two orders, however short the life that is left
+RETRY_JITTER = 1 / 10  # of a delay
 POSTPONED_DELAYS = (60.0, 60.0, 600.0)  # seconds, after 1, 2, and 3 or more postponements
 POSTPONED_MIN = 10.0  # seconds: a relay or a CA that says "retry after 0" is not asked in a loop
 RETRY_AFTER_MAX = 7 * 86400.0  # seconds: the longest period of a rate limit that CAs have
@@ -63,12 +71,15 @@ def renewal_time(
     return not_after - left - lifetime * JITTER * draw
 
 
-def retry_delay(failures: int, retry_after: float | None) -> float:
+def retry_delay(failures: int, retry_after: float | None, left: float = 0.0) -> float:
     """Return the seconds to wait after that many failed orders in a row (at least one).
 
-    Never less than `retry_after`, as far as that is credible.
+    `left` are the seconds for which a certificate is still in force, 0 or less if none is. Never
+    less than `retry_after`, as far as that is credible.
     """
     delay = RETRY_DELAYS[min(failures, len(RETRY_DELAYS)) - 1]
+    if left > 0:
+        delay = min(delay, max(URGENT_DELAY, left / 4))
     return max(delay, min(retry_after or 0.0, RETRY_AFTER_MAX))
 
 
@@ -76,6 +87,10 @@ def _postponed_delay(postponements: int, retry_after: float | None) -> float:
     if retry_after is None:
         return POSTPONED_DELAYS[min(postponements, len(POSTPONED_DELAYS)) - 1]
     return max(POSTPONED_MIN, min(retry_after, RETRY_AFTER_MAX))
+
+
+def _spread(seconds: float, draw: float) -> timedelta:
+    return timedelta(seconds=seconds * (1 + RETRY_JITTER * draw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +106,41 @@ class Record:
     draw: float = 0.0  # the place chosen for this leaf: a restart does not choose anew
     postponements: int = 0  # in a row
 
-    def failed(self, error: str, now: datetime, retry_after: float | None = None) -> "Record":
-        """Return the record after an order that failed."""
+    def failed(
+        self,
+        error: str,
+        now: datetime,
+        retry_after: float | None = None,
+        *,
+        not_after: datetime | None = None,
+        draw: float = 0.0,
+    ) -> "Record":
+        """Return the record after an order that failed; `not_after` is that of what is in force."""
         failures = self.failures + 1
+        left = (not_after - now).total_seconds() if not_after else 0.0
+        delay = _spread(retry_delay(failures, retry_after, left), draw)
         return replace(
             self,
             failures=failures,
             failed_at=(*self._recent(now), now)[-FAILURES_PER_HOUR:],
             last_error=error[:ERROR_LIMIT],
-            retry_at=now + timedelta(seconds=retry_delay(failures, retry_after)),
+            retry_at=now + delay,
             postponements=0,
         )
 
-    def postponed(self, reason: str, now: datetime, retry_after: float | None = None) -> "Record":
-        """Return the record after an attempt in which nothing was ordered: no failed order."""
+    def postponed(
+        self, reason: str, now: datetime, retry_after: float | None = None, *, draw: float = 0.0
+    ) -> "Record":
+        """Return the record after an attempt in which nothing was ordered: no failed order.
+
+        Whatever was to be waited for before, such as a Retry-After, still is.
+        """
         postponements = self.postponements + 1
-        delay = _postponed_delay(postponements, retry_after)
+        delay = _spread(_postponed_delay(postponements, retry_after), draw)
         return replace(
             self,
             last_error=reason[:ERROR_LIMIT],
-            retry_at=now + timedelta(seconds=delay),
+            retry_at=max(now + delay, self._retry_at(now)),
             postponements=postponements,
         )
 
@@ -135,13 +165,17 @@ class Record:
         That is `retry_at`, unless it is incredible, and never makes it possible that more than
         FAILURES_PER_HOUR orders fail in one hour.
         """
-        moments = [now]
-        if self.retry_at is not None and self.retry_at - now <= CREDIBLE_WAIT:
-            moments.append(self.retry_at)
+        moments = [now, self._retry_at(now)]
         recent = self._recent(now)
         if len(recent) >= FAILURES_PER_HOUR:
             moments.append(recent[-FAILURES_PER_HOUR] + HOUR)
         return max(moments)
+
+    def _retry_at(self, now: datetime) -> datetime:
+        """Return `retry_at` if there is one that is credible, else `now`."""
+        if self.retry_at is None or self.retry_at - now > CREDIBLE_WAIT:
+            return now
+        return self.retry_at
 
     def _recent(self, now: datetime) -> tuple[datetime, ...]:
         """The failed orders of the last hour; one in the future tells of a clock set back."""

@@ -120,6 +120,8 @@ class Keeper:
         folder: Path,
         path: Showing,
         clock: Clock | None = None,
+        *,
+        draw: float = 0.5,
         **options: Any,
     ) -> None:
         self.clock = clock or Clock()
@@ -130,7 +132,7 @@ class Keeper:
             folder,
             now=self.clock.now,
             sleep=self.clock.sleep,
-            draw=lambda: 0.5,
+            draw=lambda: draw,
             **options,
         )
         self.installed: list[Certificate] = []

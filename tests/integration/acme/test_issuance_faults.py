@@ -55,7 +55,7 @@ def ca(answerer: Answerer, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def kept(front: Front, answerer: Answerer, tmp_path: Path) -> Keeper:
-    return Keeper(settings_for(front), tmp_path, Showing(answerer))
+    return Keeper(settings_for(front), tmp_path, Showing(answerer), draw=0.0)
 
 
 def is_told(caplog: pytest.LogCaptureFixture, kept: Keeper, what: str) -> None:
@@ -78,7 +78,7 @@ def test_half_of_all_nonces_may_be_refused(
 ) -> None:
     async def body() -> None:
         with pebble(tmp_path, tls_port=answerer.port, bad_nonces=50) as moody:
-            kept = Keeper(settings_for(moody), tmp_path / "state", Showing(answerer))
+            kept = Keeper(settings_for(moody), tmp_path / "state", Showing(answerer), draw=0.0)
             await kept.until(NAME, issued=1)
         assert kept.failures == []
 
@@ -117,7 +117,7 @@ def test_with_the_external_account_that_is_required_it_is_issued(
     async def body() -> None:
         with shop(answerer, tmp_path) as one:
             settings = settings_for(one, eab=EabSettings("kid-1", file))
-            kept = Keeper(settings, tmp_path / "state", Showing(answerer))
+            kept = Keeper(settings, tmp_path / "state", Showing(answerer), draw=0.0)
             await kept.until(NAME, issued=1)
         assert kept.failures == []
 
@@ -129,7 +129,7 @@ def test_without_it_the_setting_that_is_missing_is_named(
 ) -> None:
     async def body() -> None:
         with shop(answerer, tmp_path) as one:
-            kept = Keeper(settings_for(one), tmp_path / "state", Showing(answerer))
+            kept = Keeper(settings_for(one), tmp_path / "state", Showing(answerer), draw=0.0)
             await kept.until(NAME, failed=2)
         is_told(caplog, kept, "requires an external account: set acme.eab")
 
@@ -230,7 +230,7 @@ def test_an_authority_that_has_lost_everything_is_begun_with_anew(
 ) -> None:
     async def body() -> None:
         with pebble(tmp_path, tls_port=answerer.port) as forgetful:
-            kept = Keeper(settings_for(forgetful), tmp_path / "state", Showing(answerer))
+            kept = Keeper(settings_for(forgetful), tmp_path / "state", Showing(answerer), draw=0.0)
             kept.path.goes_on.clear()
             async with kept.keeping(NAME):
                 await so_it_is(lambda: kept.path.open_now)

@@ -108,7 +108,7 @@ def test_an_account_at_another_authority_is_a_fault(tmp_path: Path) -> None:
         (original(key_pkcs8=""), "holds no readable key"),
         (original(key_pkcs8="!!!!"), "holds no readable key"),
         (original(key_pkcs8=base64url(DER[:-10])), "holds no readable key"),
-        (original(directory=7), "is an account at 7"),
+        (original(directory=7), "expected a string as "directory""),
         (original(id="https://[", directory=None), "is not an ACME account"),
     ],
 )
@@ -174,3 +174,21 @@ def test_an_external_key_that_is_no_base64url_is_a_fault(tmp_path: Path, text: s
 def test_an_external_key_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"eab\.key: cannot be read"):
         read_eab_key(EabSettings("kid", tmp_path / "eab.key"))
+
+
+def test_a_link_stays_a_link_whatever_becomes_known(tmp_path: Path) -> None:
+    target, link = tmp_path / "elsewhere" / "account.json", tmp_path / "account.json"
+    link.symlink_to(target)
+    made = create_account(link, DIRECTORY)
+    save_account(link, replace(made, url=URL))
+    assert link.is_symlink()
+    read = load_account(target, DIRECTORY)
+    assert read is not None
+    assert read.url == URL
+
+
+def test_whose_account_is_another_authoritys_is_told_what_to_do(tmp_path: Path) -> None:
+    file = kept(tmp_path / "account.json", original(directory="https://b.test/dir"))
+    advice = "set acme.directory to that one, or move the file away"
+    with pytest.raises(SettingsError, match=rf"at https://b\.test/dir, not at {DIRECTORY}: {advice}"):
+        load_account(file, DIRECTORY)

@@ -121,7 +121,7 @@ def test_the_wall_clock_is_looked_at_often(life: Life) -> None:
 
 
 def test_failed_orders_follow_the_schedule(life: Life) -> None:
-    life.passes(4 * DAY)
+    life.passes(4 * DAY, life.issuer(draw=lambda: 0.0))
     waits = [later - earlier for earlier, later in pairwise(life.failed_at)]
     assert waits[:5] == [MINUTE, 10 * MINUTE, 100 * MINUTE, DAY, DAY]
 
@@ -206,7 +206,7 @@ def test_where_nothing_can_be_kept_nobody_is_asked(
     (life.folder / "acme").touch()
     failures: list[tuple[str, float]] = []
     life.failed = lambda cause, retry_in: failures.append((cause, retry_in))  # type: ignore[method-assign] # it is another failure that is expected
-    life.passes(20 * MINUTE)
+    life.passes(20 * MINUTE, life.issuer(draw=lambda: 0.0))
     assert {cause.partition("acme/")[2] for cause, _ in failures} == {
         f"{directory_of(NOBODY).slug}/{NAME}.json: cannot be written: Not a directory"
     }
@@ -230,7 +230,7 @@ def test_a_bug_is_told_with_its_place_and_tried_again_on_the_schedule(
     def break_down(*_args: object) -> None:
         raise UnforeseenError("two\nlines")
 
-    issuer = life.issuer()
+    issuer = life.issuer(draw=lambda: 0.0)
     issuer._orders.certificate = break_down  # type: ignore[assignment] # for a bug there is no other way in
     issuer._orders.renewal_window = break_down  # type: ignore[assignment] # as above
     life.failed = fail  # type: ignore[method-assign] # it is another failure that is expected

@@ -50,6 +50,14 @@ def test_a_certificate_without_one_of_the_names_is_refused() -> None:
         issued(answer, frozenset({"a.test", "c.test"}), MADE.key)
 
 
+def test_a_certificate_for_one_name_more_is_refused() -> None:
+    answer = Answer("ca.test", 200, MADE.chain_pem)
+    with pytest.raises(
+        IssueFailed, match=r"ca\.test issued a certificate that is for b\.test, too"
+    ):
+        issued(answer, frozenset({"a.test"}), MADE.key)
+
+
 def test_a_certificate_for_another_key_is_refused() -> None:
     answer = Answer("ca.test", 200, MADE.chain_pem)
     other = ec.generate_private_key(ec.SECP256R1())

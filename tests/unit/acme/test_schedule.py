@@ -132,6 +132,61 @@ def test_retries_become_rare_and_end_up_daily() -> None:
 
 
 @pytest.mark.parametrize(
+    ("failures", "left", "delay"),
+    [
+        (1, 2e6, 60),
+        (4, 4 * 86400, 86400),
+        (4, 2 * 86400, 43200),
+        (4, 12 * 3600, 3 * 3600),
+        (3, 3600, 900),
+        (9, 30, 60),
+        (1, 1, 60),
+        (4, 0, 86400),
+        (4, -1, 86400),
+    ],
+)
+def test_the_shorter_the_life_that_is_left_the_sooner_it_is_tried_again(
+    failures: int, left: float, delay: float
+) -> None:
+    assert retry_delay(failures, None, left) == delay
+    assert retry_delay(failures, 1e5, left) == 1e5
+
+
+def test_a_day_is_long_enough_for_a_ca_that_is_back_in_time() -> None:
+    ends, now, record, orders = NOW + DAY / 2, NOW, Record(), 0
+    while (now := record.may_order_at(now)) < ends:
+        record, orders = record.failed("down", now, not_after=ends, draw=0.99), orders + 1
+    assert 10 < orders < 20
+    assert ends - record.failed_at[-1] < HOUR
+
+
+@given(failures=st.integers(0, 20), retry_after=st.none() | st.floats(0, 1e6), draw=draws)
+def test_a_fleet_comes_back_up_to_a_tenth_later(
+    failures: int, retry_after: float | None, draw: float
+) -> None:
+    for attempt in (Record.failed, Record.postponed):
+        record = Record(failures=failures)
+        least = attempt(record, "no", NOW, retry_after).may_order_at(NOW) - NOW
+        most = attempt(record, "no", NOW, retry_after, draw=draw).may_order_at(NOW) - NOW
+        assert abs(most - least * (1 + draw / 10)) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "wait"), [(7200.0, 2 * HOUR), (None, MINUTE), (1.0, MINUTE)]
+)
+def test_postponing_does_not_shorten_what_the_ca_asked_for(
+    retry_after: float | None, wait: timedelta
+) -> None:
+    record = Record().failed("busy", NOW, retry_after).postponed("no relay", NOW, 30.0)
+    assert record.may_order_at(NOW) == NOW + wait
+
+
+def test_postponing_forgets_a_wait_that_is_incredible() -> None:
+    record = Record(retry_at=NOW + 300 * DAY).postponed("no relay", NOW)
+    assert record.retry_at == NOW + MINUTE
+
+
+@pytest.mark.parametrize(
     ("retry_after", "delay"),
     [(5.0, 60.0), (3600.0, 3600.0), (1e300, RETRY_AFTER_MAX), (-1.0, 60.0), (math.nan, 60.0)],
 )
