@@ -164,12 +164,12 @@ class Issuer:
     def _of(self, names: tuple[str, ...], seed: Path | None = None) -> _Kept:
         if names not in self._kept:
             now = self._now()
-            current = self._store.load(names, now)
+            record = self._store.record(names)
+            current = self._store.load(names, now, record)
             if current is None and seed is not None:
                 current = self._store.import_seed(seed, names, now)
-            record = self._store.record(names)
             if current is not None and record.leaf != current.leaf_hash.hex():
-                record = record.issued(current.leaf_hash, self._draw())
+                record = record.issued(current.leaf_hash, self._draw(), len(current.chain))
             ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
             kept_log = self._log.bind(names=",".join(names))
             rest_until = _rested(current, now) if current else None
@@ -306,7 +306,9 @@ class Issuer:
     def _take(self, kept: _Kept, wanted: Wanted, certificate: Certificate) -> None:
         kept.is_asked = False
         kept.current = certificate
-        kept.record = kept.record.issued(certificate.leaf_hash, self._draw())
+        kept.record = kept.record.issued(
+            certificate.leaf_hash, self._draw(), len(certificate.chain)
+        )
         now = self._now()
         kept.ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
         kept.rest_until = now + _rest(certificate)

@@ -105,6 +105,7 @@ class Record:
     window: RenewalWindow | None = None
     draw: float = 0.0  # the place chosen for this leaf: a restart does not choose anew
     postponements: int = 0  # in a row
+    chain: int | None = None  # certificates that came with the leaf, it included; None: not known
 
     def failed(
         self,
@@ -151,9 +152,9 @@ class Record:
         """
         return replace(self, failed_at=(*self._recent(now), now)[-FAILURES_PER_HOUR:])
 
-    def issued(self, leaf_hash: bytes, draw: float) -> "Record":
+    def issued(self, leaf_hash: bytes, draw: float, chain: int | None = None) -> "Record":
         """Return the record of a new certificate: only the hour's failed orders still count."""
-        return Record(failed_at=self.failed_at, leaf=leaf_hash.hex(), draw=draw)
+        return Record(failed_at=self.failed_at, leaf=leaf_hash.hex(), draw=draw, chain=chain)
 
     def with_window(self, window: RenewalWindow | None) -> "Record":
         """Return the record with another window for the same leaf."""
@@ -197,6 +198,7 @@ class Record:
             raise ValueError("is not a JSON object")  # noqa: TRY004 - one error for any content
         if fields.get("version") != VERSION:
             raise ValueError(f"is not of version {VERSION}")
+        fields.setdefault("chain", None)  # earlier programs did not count it
         read: dict[str, Any] = {name: _read(fields, name, each) for name, each in _READERS.items()}
         return cls(**read)
 
@@ -264,4 +266,5 @@ _READERS: dict[str, Callable[[object], object]] = {
     "window": _optional(_window),
     "draw": _fraction,
     "postponements": _count,
+    "chain": _optional(_count),
 }

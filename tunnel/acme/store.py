@@ -91,10 +91,15 @@ class Store:
 
     # -- certificates
 
-    def load(self, names: Sequence[str], now: datetime) -> Certificate | None:
-        """Return the certificate that is kept for exactly `names`, if it may be used at `now`."""
+    def load(
+        self, names: Sequence[str], now: datetime, record: Record | None = None
+    ) -> Certificate | None:
+        """Return the certificate that is kept for exactly `names`, if it may be used at `now`.
+
+        One that has lost certificates of its chain, by what is remembered of it, may not.
+        """
         path = self._path(names, ".pem")
-        return _read(path, read_private, lambda content: _fitting(content, names, now))
+        return _read(path, read_private, lambda content: _whole(content, names, now, record))
 
     def save(self, names: Sequence[str], certificate: Certificate) -> None:
         """Keep chain and key in one file, in place of what it held; raises NotWritable."""
@@ -228,6 +233,17 @@ def _fitting(content: bytes, names: Sequence[str], now: datetime) -> Certificate
         raise ValueError(f"expired at {certificate.not_after.isoformat()}")
     # One from the future tells of our clock, which a board without a battery sets late; visitors
     # have their own.
+    return certificate
+
+
+def _whole(
+    content: bytes, names: Sequence[str], now: datetime, record: Record | None
+) -> Certificate:
+    """Return `_fitting`; raises ValueError also if some of what was issued with it is missing."""
+    certificate = _fitting(content, names, now)
+    held = len(certificate.chain)
+    if record and record.leaf == certificate.leaf_hash.hex() and held < (record.chain or 0):
+        raise ValueError(f"holds only {held} of the {record.chain} certificates of its chain")
     return certificate
 
 

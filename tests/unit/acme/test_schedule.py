@@ -328,6 +328,7 @@ def test_whatever_the_clock_was_the_wait_is_bounded(clock: list[datetime], now: 
         window=st.none() | st.builds(RenewalWindow, moments, moments),
         draw=draws,
         postponements=st.integers(0, 10**6),
+        chain=st.none() | st.integers(0, 10),
     )
 )
 def test_a_record_is_read_back_exactly(record: Record) -> None:
@@ -339,6 +340,12 @@ def test_other_time_zones_are_read_as_utc() -> None:
     record = Record.from_json(Record(retry_at=NOW.astimezone(zone)).to_json())
     assert record.retry_at is not None
     assert record.retry_at.isoformat() == NOW.isoformat()
+
+
+def test_a_record_of_before_chains_were_counted_is_read() -> None:
+    fields = json.loads(FULL.to_json())
+    del fields["chain"]
+    assert Record.from_json(json.dumps(fields).encode()) == FULL
 
 
 def changed(**fields: object) -> bytes:

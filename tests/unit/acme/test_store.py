@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.unit.acme.stored import (
     CERTIFICATE,
+    CHAIN,
     DAY,
     KEY,
     MISFITS,
@@ -362,3 +363,13 @@ def test_an_order_open_to_others_is_set_aside(
     assert store.draft(NAMES) is None
     assert listing(store) == [f"{NAME}.order.bad"]
     assert "is open to others" in warnings(caplog)[0]
+
+
+@pytest.mark.parametrize(("chain", "is_used"), [(None, True), (1, True), (2, False)])
+def test_a_chain_that_has_lost_its_issuers_is_set_aside(
+    store: Store, chain: int | None, is_used: bool
+) -> None:
+    put(store, f"{NAME}.pem", KEY + CHAIN[0] + b"-----END CERTIFICATE-----\n")
+    store.save_record(NAMES, Record().issued(CERTIFICATE.leaf_hash, 0.0, chain))
+    assert (store.load(NAMES, NOW, store.record(NAMES)) is not None) is is_used
+    assert (f"{NAME}.pem.bad" in listing(store)) is not is_used
