@@ -275,7 +275,10 @@ def test_nothing_is_ordered_that_could_not_be_kept(
         kept = keeper(front, state, answerer)
         await kept.until(NAME, failed=2)
         assert "cannot be written: Not a directory" in kept.failures[0].cause
-        assert [failure.retry_in for failure in kept.failures] == [60, 60]
+        assert [failure.retry_in for failure in kept.failures] == [
+            63,
+            63,
+        ]  # with half of the jitter
         assert orders_at(front) == 0
         state.unlink()
         await kept.until(NAME, issued=1)
@@ -328,7 +331,7 @@ def test_a_relay_that_does_not_confirm_postpones_the_order_which_is_then_taken_u
         kept.path.refusal = OrderPostponed("relay eu refuses validations: busy", 3600)
         await kept.until(NAME, failed=1)
         assert kept.failures[0].cause == "relay eu refuses validations: busy"
-        assert kept.failures[0].retry_in == 3600
+        assert kept.failures[0].retry_in == 3780  # with half of the jitter
         assert kept.standing(NAME).last_error == "relay eu refuses validations: busy"
         kept.path.refusal = None
         await kept.until(NAME, issued=1)

@@ -316,7 +316,7 @@ def test_failures_are_remembered_over_a_restart(
     async def body() -> None:
         front.refuse_orders(3, "1")
         await kept.until(NAME, failed=2)
-        again = Keeper(settings_for(front), tmp_path, Showing(answerer), kept.clock)
+        again = Keeper(settings_for(front), tmp_path, Showing(answerer), kept.clock, draw=0.0)
         before = kept.standing(NAME)
         assert again.standing(NAME) == replace(before, activity="not begun")
         assert before.last_error == kept.failures[1].cause
