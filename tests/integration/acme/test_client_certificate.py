@@ -160,6 +160,7 @@ def test_what_fails_is_told_and_stands_in_its_state(ports: Ports, run: Run, tmp_
                 (event,) = await running.told(CertificateFailed)
                 state = running.state
                 assert (event.endpoint, event.name) == ("web", running.name)
+                assert event.retry_in is not None
                 assert 7200 <= event.retry_in <= 7200 * 1.1  # a tenth of it is jitter
                 assert "too many new orders recently" in event.cause
                 assert (state.state, state.last_error) == (INTERIM, event.cause)
