@@ -166,9 +166,9 @@ def assert_undisturbed(used: Tunnel) -> None:
 @pytest.mark.parametrize(
     ("transport", "direction"),
     [
-        ("quic", "download"),
-        ("h2", "download"),
         ("h2", "upload"),
+        pytest.param("quic", "download", marks=pytest.mark.slow),
+        pytest.param("h2", "download", marks=pytest.mark.slow),
         pytest.param("quic", "upload", marks=pytest.mark.slow),
     ],
 )
@@ -213,7 +213,7 @@ def record_figures(
     ("transport", "direction"),
     [
         ("quic", "download"),
-        ("h2", "upload"),
+        pytest.param("h2", "upload", marks=pytest.mark.slow),
         pytest.param("quic", "upload", marks=pytest.mark.slow),
         pytest.param("h2", "download", marks=pytest.mark.slow),
     ],

@@ -131,6 +131,7 @@ def test_a_relay_killed_while_the_others_confirm_is_done_without(
     assert realm.orders() == 1
 
 
+@pytest.mark.slow
 def test_a_relay_that_joins_while_others_confirm_is_asked_too(realm: Realm, target: str) -> None:
     first, second, third = three_relays(realm)
     third.process.kill()
@@ -199,7 +200,7 @@ def test_the_only_relay_killed_before_the_validation_comes_costs_one_retry(
     failure = client.process.wait_for("certificate not issued .*", 30)[0]
     relay.restart()
     client.process.wait_for(ISSUED, RETRY_TIMEOUT)
-    assert re.search(rf'names={client.host} cause=".*{client.host}: .*" retry_in=60', failure)
+    assert re.search(rf'names={client.host} cause=".*{client.host}: .*" retry_in=6[0-6]', failure)
     assert is_served(realm, relay, client)
     assert realm.orders() == 2
 

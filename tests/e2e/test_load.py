@@ -29,7 +29,7 @@ each_transport = pytest.mark.parametrize(
     ("transport", "certificate"),
     [
         ("quic", "passthrough"),
-        ("h2", "self-signed"),
+        pytest.param("h2", "self-signed", marks=pytest.mark.slow),
         pytest.param("quic", "self-signed", marks=pytest.mark.slow),
         pytest.param("h2", "passthrough", marks=pytest.mark.slow),
     ],

@@ -230,9 +230,9 @@ def test_a_change_during_the_start_is_not_lost(world: World, target: str) -> Non
     deadline = time.monotonic() + RELOAD_TIMEOUT
     while not _is_reading(relay.process.popen.pid) and time.monotonic() < deadline:
         time.sleep(0.001)
-    (folder / "50-test.toml").write_text('[log]\nlevel = "debug"\n')
+    (folder / "50-test.toml").write_text('[relay]\nname = "late"\n')
     relay.process.signal(signal.SIGHUP)
-    relay.process.wait_for("changed=log.level|DEBUG ")
+    relay.process.wait_for("changed=relay.name|starting relay=late")
 
 
 def _is_reading(pid: int) -> bool:

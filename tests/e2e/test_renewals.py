@@ -111,6 +111,7 @@ def dialled(realm: Realm, relay: Relay, target: str, transport: str) -> Process:
     return realm.world.run("client", settings, f"named-{transport}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("course", [ONCE, FIVE_TIMES])
 def test_clients_live_on_while_their_relay_renews(
     world: World, realm: Realm, course: Course, target: str

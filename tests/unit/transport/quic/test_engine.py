@@ -52,6 +52,7 @@ def test_streams_that_ended_are_forgotten_by_both_though_packets_are_lost(seed: 
     assert (len(wire.relay._streams), len(wire.client._streams)) == (0, 0)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_short_streams_leave_nothing_behind() -> None:
     wire = Wire(delay=0.0001)
 
