@@ -51,8 +51,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
 
 
-def run(command: str, folder: Path) -> str:
-    """Run a command that ends, and return what it printed."""
+def run(command: str, folder: Path, status: int = 0) -> str:
+    """Run a command that ends with a status, and return what it printed."""
     done = subprocess.run(
         words(command),
         cwd=folder,
@@ -62,7 +62,7 @@ def run(command: str, folder: Path) -> str:
         timeout=200,
         check=False,
     )
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
@@ -158,6 +158,10 @@ CLIENT_ACME = f"{CLIENT_QUICK} --acme-email you@example.org"
 CLIENT_INIT = "client.pyz init client.toml"
 CLIENT_RUN = "client.pyz -c client.toml"
 CLIENT_ID = "client.pyz id -c client.toml"
+RELAY_STATUS = "relay.pyz status -c relay.toml"
+RELAY_EXPLAIN = "relay.pyz explain www.t.example.org -c relay.toml"
+RELAY_DRAIN = "relay.pyz drain -c relay.toml"
+CLIENT_READY = "client.pyz status --check -c client.toml"
 STAY = "./scripts/demo --stay"
 PIN = r"--pin sha256:[0-9a-f]{64}"
 
@@ -166,6 +170,10 @@ def test_a_relay_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
     run(RELAY_INIT, folder)
     assert "no faults" in run(RELAY_CHECK, folder)
     daemons.start(RELAY_RUN, PIN)
+    assert ": serving, ready\n" in run(RELAY_STATUS, folder)
+    assert "www.t.example.org: turned away: nobody serves it" in run(RELAY_EXPLAIN, folder)
+    assert "draining" in run(RELAY_DRAIN, folder)
+    assert daemons.running[-1].wait() == 0
     daemons.stop()
 
 
@@ -203,6 +211,7 @@ def test_a_client_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
     run(CLIENT_INIT, folder)
     assert "t.example.org" in run(CLIENT_ID, folder)
     daemons.start(CLIENT_RUN, r"eu\.example\.org")  # does not resolve: it says so, and goes on
+    assert "no relay serves any name" in run(CLIENT_READY, folder, status=1)
     daemons.stop()
 
 
@@ -221,6 +230,7 @@ def test_nothing_is_shown_that_is_not_run() -> None:
         *SERVED_BY_CI,
         *(RELAY_INIT, RELAY_CHECK, RELAY_RUN, RELAY_QUICK),
         *(RELAY_ACME, CLIENT_ACME),
+        *(RELAY_STATUS, RELAY_EXPLAIN, RELAY_DRAIN, CLIENT_READY),
         *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, DEMO, DEMO_ACME, STAY),
     )
     assert sorted(shown()) == sorted(str(each) for each in known)
