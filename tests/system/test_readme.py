@@ -160,6 +160,7 @@ CLIENT_RUN = "client.pyz -c client.toml"
 CLIENT_ID = "client.pyz id -c client.toml"
 RELAY_STATUS = "relay.pyz status -c relay.toml"
 RELAY_EXPLAIN = "relay.pyz explain www.t.example.org -c relay.toml"
+RELAY_RELOAD = "relay.pyz reload -c relay.toml"
 RELAY_DRAIN = "relay.pyz drain -c relay.toml"
 CLIENT_READY = "client.pyz status --check -c client.toml"
 STAY = "./scripts/demo --stay"
@@ -172,6 +173,7 @@ def test_a_relay_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
     daemons.start(RELAY_RUN, PIN)
     assert ": serving, ready\n" in run(RELAY_STATUS, folder)
     assert "www.t.example.org: turned away: nobody serves it" in run(RELAY_EXPLAIN, folder)
+    assert run(RELAY_RELOAD, folder) == "reloaded: nothing\n"
     assert "draining" in run(RELAY_DRAIN, folder)
     assert daemons.running[-1].wait() == 0
     daemons.stop()
@@ -230,7 +232,7 @@ def test_nothing_is_shown_that_is_not_run() -> None:
         *SERVED_BY_CI,
         *(RELAY_INIT, RELAY_CHECK, RELAY_RUN, RELAY_QUICK),
         *(RELAY_ACME, CLIENT_ACME),
-        *(RELAY_STATUS, RELAY_EXPLAIN, RELAY_DRAIN, CLIENT_READY),
+        *(RELAY_STATUS, RELAY_EXPLAIN, RELAY_RELOAD, RELAY_DRAIN, CLIENT_READY),
         *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, DEMO, DEMO_ACME, STAY),
     )
     assert sorted(shown()) == sorted(str(each) for each in known)
