@@ -115,6 +115,8 @@ def _places(program: str, config: Path | None) -> Iterator[Path]:
         if written is not None:
             yield written
             return
+        if runtime := os.environ.get("RUNTIME_DIRECTORY"):  # a unit's own ExecReload, say
+            yield Path(runtime.split(":")[0]) / SOCKET
     if state_dir is not None:
         yield state_dir / SOCKET
     if state_dir is None or state_dir in defaults:

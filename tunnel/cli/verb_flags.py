@@ -6,8 +6,6 @@ from pathlib import Path
 
 from tunnel.cli.once import Once
 
-OPERATIONS = "talking to a running program"
-
 VERBS = {
     "init": "write commented settings",
     "keygen": "make an identity key",
@@ -20,7 +18,7 @@ VERBS = {
     "completion": "print what makes a shell complete these commands",
 }
 LATER_VERBS = {
-    "doctor": OPERATIONS,
+    "doctor": "a check of everything that a program depends on",
 }
 ONLY_OF = {"id": "client", "explain": "relay"}
 

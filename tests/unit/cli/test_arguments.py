@@ -220,7 +220,7 @@ USAGE = [
     ("relay", "--check -c x --with y", "--with needs --as"),
     ("relay", "--check -c relay.toml --with y --as z.toml", "it would not be read"),
     ("relay", "--check -c relay.toml --with y --as relay.toml.d/.z.toml", "it would not be read"),
-    ("relay", "doctor", "not built yet: talking to a running program"),
+    ("relay", "doctor", "not built yet: a check of everything that a program depends on"),
     ("client", "explain a.t.test", "no such verb (known: init, keygen, id, status, "),
     ("relay", "explain", "the following arguments are required: HOST"),
     ("relay", "status -c relay.toml --socket x", "not allowed with argument -c"),

@@ -81,11 +81,15 @@ def test_the_socket_is_found_where_the_program_makes_it(
     assert json.loads(capsys.readouterr().out) == {"draining": True}
 
 
+@pytest.mark.parametrize("settings", ["", '[relay]\nstate_dir = "other"'])
 def test_a_service_finds_its_own_by_its_environment(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    settings: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("RUNTIME_DIRECTORY", f"{folder / 'run'}:/elsewhere")
-    write(folder, "relay.toml", RELAY)
+    write(folder, "relay.toml", f"{settings}\n{RELAY}")
     with answering(folder / "run" / "admin.sock", DRAINING):
         assert run("drain", "-c", "relay.toml") == 0
     assert capsys.readouterr().err == ""
