@@ -32,6 +32,7 @@ ROUNDS = 5
 ROUND_BYTES = {"quic": 2 * MIB, "h2": 8 * MIB}
 SPEED_KEPT = 0.8
 STALLED_IN_TURN = 12
+STILL = 0.6  # seconds without a byte: it has stalled, and is not just waiting for its turn
 APPETITE = 1 * MIB  # read before stalling, so that windows have grown
 VERBOSE = '[log]\nlevel = "debug"\n'
 SMALL_LOT = """
@@ -268,7 +269,7 @@ def stall_in_turn(
     for number in range(STALLED_IN_TURN):
         used = tunnels[number % len(tunnels)]
         visitors.append(entered.enter_context(stalling(direction, used, number, APPETITE)))
-        until_still(lambda: (behind.sent.get(number), visitors[-1].moved), 0.3)  # noqa: B023 - called at once
+        until_still(lambda: (behind.sent.get(number), visitors[-1].moved), STILL)  # noqa: B023 - called at once
     return visitors
 
 
