@@ -101,6 +101,18 @@ def test_one_connection_may_ask_again_and_again(run: Run, tmp_path: Path) -> Non
     run(scene())
 
 
+def test_garbage_after_a_head_is_told_so_in_full(run: Run, tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with control_socket(tmp_path) as (path, _):
+            head = b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+            answer = await exchange(path, head + b"garbage\r\n\r\n")
+            _, _, second = answer.partition(b"\r\n\r\n")
+            status, value = read(second)
+            assert (status, value["error"].partition(":")[0]) == (400, "illegal request line")
+
+    run(scene())
+
+
 def test_curl_reads_it(run: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with control_socket(tmp_path) as (path, _):

@@ -80,6 +80,7 @@ class Conversation:
 
         Raises h11.RemoteProtocolError, Problem, StreamReset.
         """
+        self._wants_no_body = False  # what HEAD has asked for is over
         head = await self._next_event()
         if not isinstance(head, h11.Request):
             return None
