@@ -45,6 +45,8 @@ def _relay(status: Members, *, coloured: bool) -> Iterator[str]:
     yield certificates_report({"certificates": [status["certificate"]]}, coloured=coloured)
     if status["budget"]:
         yield _table(status["budget"], _BUDGET, coloured=coloured)
+    if status["budgets_left_out"]:
+        yield f"and {status['budgets_left_out']} more budgets, which are no fuller\n"
     if status["refused"]:
         yield _table(status["refused"][::-1], _REFUSED, coloured=coloured)
 

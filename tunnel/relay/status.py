@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from heapq import nlargest
 
 from tunnel import __version__
 from tunnel.admin.answers import Members
@@ -22,6 +23,7 @@ from tunnel.stream import Address
 from tunnel.transport.parking import ParkingBudget
 
 CLIENTS_SHOWN = 1000  # a status of more would hold the loop up for longer than a heartbeat may be
+BUDGETS_SHOWN = 1000  # for the same reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def status_of(view: View, since: float) -> Members:
         "refused": [_refused(each) for each in view.agents.registrations.latest],
         "visitors": _visitors(view),
         "certificate": certificate_of(view),
-        "budget": [asdict(use) for use in view.budget.uses()],
+        **budgets_of(view.budget),
     }
 
 
@@ -131,6 +133,16 @@ def _visitors(view: View) -> Members:
         "received": tally.forth,
         "sent": tally.back,
         "parked": view.parked.used,
+    }
+
+
+def budgets_of(budget: BudgetFile) -> Members:
+    """Return the budgets that are used, the fullest first, and how many are left out."""
+    uses = budget.uses()
+    fullest = nlargest(BUDGETS_SHOWN, uses, key=lambda use: use.orders / use.limit)
+    return {
+        "budget": [asdict(use) for use in fullest],
+        "budgets_left_out": len(uses) - len(fullest),
     }
 
 

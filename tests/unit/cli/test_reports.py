@@ -58,6 +58,7 @@ RELAY: dict[str, Any] = {
     },
     "certificate": CERTIFICATE,
     "budget": [{"domain": "t.test", "orders": 2, "limit": 45}],
+    "budgets_left_out": 0,
 }
 
 
@@ -92,6 +93,11 @@ def test_a_relay_that_only_starts_has_a_headline() -> None:
 
 def test_who_is_left_out_is_counted() -> None:
     assert "and 7 more clients\n" in status_report({**RELAY, "clients_left_out": 7}, coloured=False)
+
+
+def test_budgets_that_are_left_out_are_counted() -> None:
+    report = status_report({**RELAY, "budgets_left_out": 7}, coloured=False)
+    assert "and 7 more budgets, which are no fuller\n" in report
 
 
 def test_what_a_peer_chose_is_shown_as_text() -> None:
