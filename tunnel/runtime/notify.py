@@ -1,6 +1,7 @@
 """Telling the service manager how this process fares (sd_notify(3)); silent where there is none.
 
-A datagram that cannot be sent changes nothing: whoever was to hear it has its own deadlines.
+A datagram that cannot be sent changes nothing: whoever was to hear it has its own deadlines. Only
+what is said once is worth a wait, for it holds everything up; the rest is said again soon.
 """
 
 import asyncio
@@ -36,11 +37,11 @@ class Notifier:
     def ready(self, describe: Callable[[], str]) -> None:
         """Say that the start is over; `describe` is asked for the status text from now on."""
         self._describe = describe
-        self._tell("READY=1")
+        self._tell("READY=1", timeout=SEND_TIMEOUT)
 
     def failed(self, cause: str) -> None:
         """Leave the cause of an end behind as the status text."""
-        self._send(_assignment(cause))
+        self._send(_assignment(cause), timeout=SEND_TIMEOUT)
 
     def works(self, stop: asyncio.Event, drain_timeout: float) -> Iterator[Work]:
         """Yield what is to run beside the service, for ever; nothing where nobody listens.
@@ -63,7 +64,7 @@ class Notifier:
     async def _see_out(self, stop: asyncio.Event, drain_timeout: float) -> NoReturn:
         await stop.wait()
         self._is_stopping = True
-        self._tell("STOPPING=1")
+        self._tell("STOPPING=1", timeout=SEND_TIMEOUT)
         clock = asyncio.get_running_loop().time
         deadline = clock() + drain_timeout + FAREWELL
         while True:
@@ -76,11 +77,12 @@ class Notifier:
             self._send("WATCHDOG=1")
             await asyncio.sleep(interval)
 
-    def _tell(self, *assignments: str) -> None:
+    def _tell(self, *assignments: str, timeout: float = 0.0) -> None:
         """Send these together with the status text as it is now."""
         if self._address:
-            self._told = self._status()
-            self._send(*assignments, self._told)
+            status = self._status()
+            if self._send(*assignments, status, timeout=timeout):
+                self._told = status
 
     def _status(self) -> str:
         try:
@@ -90,12 +92,15 @@ class Notifier:
             text, self._describe = "running", lambda: "running"
         return _assignment(f"stopping: {text}" if self._is_stopping else text)
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str, timeout: float = 0.0) -> bool:
+        """Send these in one datagram, within `timeout` seconds; say whether that was done."""
         if not self._address:
-            return
+            return False
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(SEND_TIMEOUT)
+            sock.settimeout(timeout)
             sock.sendto("\n".join(assignments).encode(), self._address)
+            return True
+        return False
 
 
 def _socket_address(given: str) -> str:

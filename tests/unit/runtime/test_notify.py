@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
@@ -16,6 +17,8 @@ from tunnel.runtime.notify import (
     EXTENSION,
     EXTENSION_INTERVAL,
     FAREWELL,
+    SEND_TIMEOUT,
+    STATUS_INTERVAL,
     STATUS_LIMIT,
     Notifier,
     watchdog_interval,
@@ -41,6 +44,13 @@ class Ear:
             while True:
                 messages.append(self.sock.recv(4096).decode())
         return messages
+
+    def fill(self) -> None:
+        """Leave no room for another datagram."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, suppress(BlockingIOError):
+            other.setblocking(False)
+            while True:
+                other.sendto(b"noise", self.sock.getsockname())
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -109,6 +119,40 @@ def test_a_status_that_cannot_be_told_ends_nothing(ear: Ear) -> None:
 
     Notifier(ear.environment).ready(fail)
     assert ear.heard() == ["READY=1\nSTATUS=running"]
+
+
+def test_what_is_said_again_soon_waits_for_no_room(ear: Ear) -> None:
+    notifier = Notifier({**ear.environment, "WATCHDOG_USEC": "2000000"})
+    ear.fill()
+    begun = time.monotonic()
+    attend(notifier, 10)
+    assert time.monotonic() - begun < SEND_TIMEOUT
+    assert set(ear.heard()) == {"noise"}
+
+
+def test_what_is_said_once_waits_for_room_but_not_for_long(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.runtime.notify.SEND_TIMEOUT", 0.1)
+    ear.fill()
+    begun = time.monotonic()
+    Notifier(ear.environment).ready(lambda: "fine")
+    assert 0.1 <= time.monotonic() - begun < 5
+
+
+def test_a_status_that_was_lost_is_told_again(ear: Ear) -> None:
+    async def main() -> None:
+        async def listen_late() -> None:
+            await asyncio.sleep(3 * STATUS_INTERVAL)
+            ear.heard()
+            await asyncio.sleep(3 * STATUS_INTERVAL)
+
+        works = Notifier(ear.environment).works(asyncio.Event(), 0)
+        await first_of(listen_late, *works)
+
+    ear.fill()
+    run_in_no_time(main())
+    assert ear.heard() == ["STATUS=starting"]
 
 
 def test_a_stop_is_told_and_more_time_asked_for_again_and_again(ear: Ear) -> None:
