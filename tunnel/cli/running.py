@@ -6,12 +6,13 @@ Imports next to nothing: a verb has to answer at once.
 import json
 import os
 import socket
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ANSWER_TIMEOUT = 10.0  # seconds
+ANSWER_TIMEOUT = 10.0  # seconds from connecting to the last byte
 ANSWER_LIMIT = 64 << 20  # bytes
 CHUNK = 1 << 18
 SOCKET = "admin.sock"
@@ -51,12 +52,14 @@ class Running:
         """Return status and text of an answer; raises Unreachable."""
         head = f"{method} {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
+        deadline = time.monotonic() + timeout
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(timeout)
                 sock.connect(str(self.path))
+                _limit(sock, deadline)
                 sock.sendall(request)
-                answer = _read(sock)
+                answer = _read(sock, deadline)
         except TimeoutError:
             raise Unreachable(f"{self.path}: no answer within {timeout:g} s") from None
         except OSError as error:
@@ -69,11 +72,23 @@ class Running:
         return int(status), text.decode(errors="replace")
 
 
-def _read(sock: socket.socket) -> bytes:
+def _read(sock: socket.socket, deadline: float) -> bytes:
     answer = bytearray()
-    while len(answer) < ANSWER_LIMIT and (piece := sock.recv(CHUNK)):
+    while len(answer) < ANSWER_LIMIT:
+        _limit(sock, deadline)
+        piece = sock.recv(CHUNK)
+        if not piece:
+            break
         answer += piece
     return bytes(answer)
+
+
+def _limit(sock: socket.socket, deadline: float) -> None:
+    """Let the next call last until `deadline` at most; raises TimeoutError once that has come."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left)
 
 
 def _advice(error: OSError) -> str:
@@ -89,6 +104,8 @@ def _value(status: int, text: str) -> Any:
         value = json.loads(text)
     except ValueError:
         raise Unreachable("the answer is not JSON") from None
+    if not isinstance(value, dict):
+        raise Unreachable("the answer is not a JSON object")
     if status >= 400:
         raise Declined(status, str(value.get("error", "no reason was given")))
     return value

@@ -3,15 +3,17 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.unit.settings.documents import RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
+from tunnel.cli.running import Running, Unreachable
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +152,35 @@ def test_69_says_that_something_else_answers(
     with answering(folder / "x.sock", b"220 smtp.example.org ESMTP\r\n"):
         assert run("status", "--socket", "x.sock") == 69
     assert capsys.readouterr().err == "x.sock: what answers there is no tunnel\n"
+
+
+def drip(listener: socket.socket, seconds: float) -> None:
+    """Answer a caller with one byte after the other, until he leaves or for so long."""
+    caller, _ = listener.accept()
+    end = time.monotonic() + seconds
+    with caller, suppress(BrokenPipeError, ConnectionResetError):
+        while time.monotonic() < end:
+            caller.sendall(b"x")
+
+
+def test_an_answer_that_drips_is_given_up_in_time(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind("x.sock")
+        listener.listen()
+        dripping = pool.submit(drip, listener, 2.0)
+        with pytest.raises(Unreachable, match=r"x\.sock: no answer within 0\.2 s"):
+            Running(folder / "x.sock").exchange("GET", "/status", timeout=0.2)
+        dripping.result(5)
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("value", [[], "no", None])
+def test_69_says_that_an_answer_is_no_object(
+    folder: Path, status: int, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", http(status, value)):
+        assert run("drain", "--socket", "x.sock") == 69
+    assert capsys.readouterr().err == "the answer is not a JSON object\n"
 
 
 def test_a_path_too_long_for_a_socket_is_said_to_be(
