@@ -11,22 +11,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunnel.errors import Code, ConnectionLost, ListenFailed
+from tunnel.log import get_log
 from tunnel.settings.file_kinds import SOCKET_PATH_LIMIT
-from tunnel.transport.tcp import reason_of
+from tunnel.transport.tcp import BACKOFF_MAX, BACKOFF_MIN, reason_of
 
 MODE = 0o660  # for the service's user and its group
 BACKLOG = 64
 PROBE_TIMEOUT = 1.0  # seconds for a living one to take a connection
-PAUSE = 0.1  # seconds, while descriptors are short
+
+log = get_log(__name__)
 
 
 class UnixListener:
     """A listening Unix socket at `path`, which is removed by `close`."""
 
-    def __init__(self, sock: socket.socket, path: Path) -> None:
+    def __init__(self, sock: socket.socket, path: Path, inode: int) -> None:
         self._sock = sock
-        self._inode = os.stat(path).st_ino
+        self._inode = inode
         self.path = path
+        self.failures = 0  # times that accepting paused, mostly for want of descriptors
 
     def __repr__(self) -> str:
         return f"<UnixListener {self.path}>"
@@ -39,15 +42,24 @@ class UnixListener:
     async def accept(self) -> socket.socket:
         """Return the next connection, non-blocking. Cancel-safe; ConnectionLost after `close`."""
         loop = asyncio.get_running_loop()
+        backoff = BACKOFF_MIN
         while True:
             try:
                 sock, _ = await loop.sock_accept(self._sock)
             except OSError as error:
                 if self._sock.fileno() < 0:
                     raise ConnectionLost("listener closed", Code.OK) from error
-                await asyncio.sleep(PAUSE)
+                self._note(error)
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, BACKOFF_MAX)
             else:
                 return sock
+
+    def _note(self, error: OSError) -> None:
+        """Count it; the first is worth a warning, and all others only repeat it."""
+        self.failures += 1
+        tell = log.warning if self.failures == 1 else log.debug
+        tell("cannot accept", path=self.path, cause=error, failures=self.failures)
 
     def close(self) -> None:
         """Stop listening and remove the path, unless it is somebody else's by now."""
@@ -113,9 +125,10 @@ def _make(path: Path, draft: Path) -> UnixListener:
         sock.bind(str(draft))
         draft.chmod(MODE)
         sock.listen(BACKLOG)
-        draft.rename(path)
-        return UnixListener(sock, path)
+        listener = UnixListener(sock, path, os.stat(draft).st_ino)
+        draft.rename(path)  # last, so that nothing is left at `path` by what fails
     except BaseException:
         sock.close()
         draft.unlink(missing_ok=True)
         raise
+    return listener
