@@ -71,13 +71,16 @@ class Validations:
         now = asyncio.get_running_loop().time
         deadlines: dict[Uplink, float] = {}
         while waiting := self._unconfirmed(name):
+            latest = now() + CONFIRM_TIMEOUT  # read once: who is asked together is late together
             for uplink in waiting:
-                deadlines.setdefault(uplink, now() + CONFIRM_TIMEOUT)
+                deadlines.setdefault(uplink, latest)
+            earliest = min(deadlines[uplink] for uplink in waiting)
             try:
-                async with asyncio.timeout_at(min(deadlines[uplink] for uplink in waiting)):
+                async with asyncio.timeout_at(earliest):
                     await self._challenges.changed()
             except TimeoutError:
-                late = [uplink for uplink in waiting if deadlines[uplink] <= now()]
+                # Not by the clock: the loop fires a timer up to one tick of it before its time.
+                late = [uplink for uplink in waiting if deadlines[uplink] <= earliest]
                 raise OrderPostponed(_unanswered(name, late)) from None
 
     def _unconfirmed(self, name: str) -> list[Uplink]:

@@ -79,6 +79,23 @@ def test_all_relays_that_do_not_confirm_are_named_after_the_same_time(tmp_path: 
     assert (words, round(took, 3)) == ("relays eu, us", 10.0)
 
 
+def test_a_relay_is_named_even_if_the_loop_is_early(tmp_path: Path) -> None:
+    def set_up(relays: Relays) -> None:
+        relays["eu"].leaves_unanswered = asks
+
+    async def script(fleet: Fleet) -> tuple[str, float]:
+        await fleet.all_serve()
+        loop = asyncio.get_running_loop()
+        loop._clock_resolution = 0.5  # type: ignore[attr-defined]  # as of a clock that ticks so
+        loop.call_later(9.7, lambda: None)
+        error, took = await postponed(fleet)
+        return str(error).partition(" did")[0], took
+
+    words, took = play(tmp_path, script, relays=("eu",), set_up=set_up)
+    assert words == "relay eu"
+    assert 9.5 <= took < 10
+
+
 def test_a_refusal_postpones_the_order_at_once_until_the_relay_said(tmp_path: Path) -> None:
     def set_up(relays: Relays) -> None:
         relays["eu"].leaves_unanswered = asks
