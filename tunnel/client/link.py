@@ -352,10 +352,13 @@ class Link:
                 self._owner.aged(self)
         if departure.is_announced:
             await self._withdraw(channel)
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout_at(departure.deadline) as departure.grace:
                 await self._streams.emptied()
-        departure.grace = None
+        except TimeoutError:
+            pass  # what is left is cut by the goodbye
+        finally:
+            departure.grace = None  # cancelled here, the link may still be told to hurry
         await _part(exchange, Ending(Code.OK, LEFT))
 
     async def _wait_for_news(self, until: float | None) -> None:

@@ -28,7 +28,9 @@ from tunnel.client.events import (
 )
 from tunnel.client.events import Refused as RefusedEvent
 from tunnel.errors import Code, Refused, StreamReset
+from tunnel.protocol.frames import frame
 from tunnel.protocol.messages import Drain
+from tunnel.runtime.control import PARTING_TIMEOUT
 from tunnel.settings.values import ServerSettings
 from tunnel.stream import Address
 from tunnel.tls.identity import generate
@@ -303,6 +305,25 @@ def test_a_drained_connection_is_replaced_before_its_visitor_has_gone(tmp_path: 
         return answer, old.bye
 
     assert play_with_target(client_settings(tmp_path), script) == (b"b", Code.OK)
+
+
+def test_stopping_while_a_drained_connection_ends_by_a_fault_of_the_relay(tmp_path: Path) -> None:
+    async def script(scene: Scene, _: EchoTarget) -> bool:
+        relay = scene.relay
+        await relay.until(relay.live)
+        (old,) = relay.ends
+        visitor = await old.open_visitor(scene.name, b"a")
+        assert await visitor.receive() == b"a"
+        old.serving.clear()
+        await old.channel.send(Drain(deadline=60.0, retry_after=0.0))
+        await relay.until(relay.live)
+        old.is_mute = True  # does not hear the client's goodbye, which waits to be heard
+        await old.channel.write(frame(b"?"))
+        await asyncio.sleep(PARTING_TIMEOUT / 2)
+        scene.client.stop()
+        return old.connection.is_closed
+
+    assert play_with_target(client_settings(tmp_path), script) is False
 
 
 def test_a_relay_that_dies_is_dialled_again_soon_and_for_ever(tmp_path: Path) -> None:
