@@ -15,7 +15,7 @@ import trustme
 from tests.e2e.world import free_port
 from tests.integration.choices import answered, seconds, visit
 from tests.integration.clients import Call
-from tests.integration.conftest import Run
+from tests.integration.conftest import Run, runner
 from tests.integration.hellos import hello
 from tests.integration.stage import (
     LISTED,
@@ -45,6 +45,7 @@ from tunnel.settings.values import (
 )
 from tunnel.stream import Address
 from tunnel.tls.identity import Identity, generate
+from tunnel.tls.watching import WatchedFiles
 
 Change = Callable[[RelaySettings], RelaySettings]
 OTHER = SuffixSettings("other.test", access="open", public_port=8443)
@@ -332,6 +333,27 @@ def test_files_are_read_again_though_no_key_has_changed(run: Run, tmp_path: Path
                 await stage.dial()
 
     run(script())
+
+
+def test_one_that_is_renewed_during_a_reload_is_not_taken_back(tmp_path: Path) -> None:
+    new = _pem(tmp_path)
+    assert new.chain_file is not None
+    assert new.key_file is not None
+    renewed = WatchedFiles(new.chain_file, new.key_file).load()
+
+    async def script() -> None:
+        async with reloaded(relay_settings(tmp_path)) as stage, asyncio.TaskGroup() as group:
+            assert stage.relay.view is not None
+            slot = stage.relay.view.certificate.slot
+            more_agents = ListenerSettings("more", "agents", (Address(LOOPBACK, 0),))
+            reload = group.create_task(stage.reload(more(more_agents)))
+            await asyncio.sleep(0)
+            assert not reload.done()
+            slot.swap(renewed)
+            assert await reload
+            assert slot.current is renewed
+
+    runner(asyncio.new_event_loop)(script())  # uvloop binds a numeric address without a wait
 
 
 # -- who may serve what

@@ -16,7 +16,7 @@ from tunnel.relay.certificate import SELF_SIGNED_NAME, OwnCertificate
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.front import Front
 from tunnel.relay.known_keys import KnownKeys
-from tunnel.relay.listening import Bound, Ports, close
+from tunnel.relay.listening import Bound, Ports, Sockets, close
 from tunnel.relay.registry import Registry
 from tunnel.relay.reload import Readied, Rooms, expected_names, review
 from tunnel.relay.routing import Routing
@@ -161,19 +161,30 @@ class Relay:
         What has not changed is not touched. Raises SettingsError if anything of them cannot be
         used, or needs a restart, and ListenFailed. To be called while `run` runs, one at a time.
         """
-        plan = check_live(self._settings, settings)
-        readied, rooms = await self._ready(settings), self._rooms
+        plan, rooms = check_live(self._settings, settings), self._rooms
         if rooms is None:
-            await close(each.listener for each in readied.sockets.values())
             raise SettingsError([NOT_RUNNING])
+        readied = await self._ready(settings, rooms)
         # From here on nothing is awaited and nothing can fail.
         gone = self._adopt(rooms, readied)
         await close(gone)
         return plan
 
-    async def _ready(self, settings: RelaySettings) -> Readied:
-        """Read and bind what other settings need; nothing that runs is touched."""
-        if self._rooms is None:
+    async def _ready(self, settings: RelaySettings, rooms: Rooms) -> Readied:
+        """Bind and read what other settings need; nothing that runs is touched.
+
+        What is read is what is in force when this returns: a certificate that was renewed during
+        a wait would be taken back.
+        """
+        sockets = await rooms.ports.bind(settings.listeners.values())
+        try:
+            return self._read(settings, sockets)
+        except BaseException:
+            await rooms.ports.release(sockets)
+            raise
+
+    def _read(self, settings: RelaySettings, sockets: Sockets) -> Readied:
+        if self._rooms is None:  # it has begun to end while it bound
             raise SettingsError([NOT_RUNNING])
         source = self._certificate.read(settings)
         admission = None
@@ -186,7 +197,7 @@ class Relay:
             admission=admission,
             domains=RegisteredDomains(settings.suffixes.values()),
             options=_followed(self._doors.options, settings),
-            sockets=await self._rooms.ports.bind(settings.listeners.values()),
+            sockets=sockets,
         )
 
     def _adopt(self, rooms: Rooms, readied: Readied) -> list[Door]:
