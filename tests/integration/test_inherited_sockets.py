@@ -15,7 +15,7 @@ from tests.integration.stage import LOOPBACK, on_stage, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
 from tunnel.errors import ListenFailed
 from tunnel.protocol.messages import Welcome
-from tunnel.relay.server import Relay
+from tunnel.relay.server import Opening, Relay
 from tunnel.runtime.activation import InheritedSockets
 from tunnel.settings.values import InheritedAddress, ListenerSettings, RelaySettings
 from tunnel.stream import Address
@@ -120,6 +120,43 @@ def test_without_systemd_no_socket_is_there(run: Run, tmp_path: Path) -> None:
     async def body() -> None:
         with closing(Keeper()) as keeper, pytest.raises(ListenFailed, match="no socket at all"):
             await Relay(keeper.settings(tmp_path)).run(asyncio.Event())
+
+    run(body())
+
+
+class Faulty(InheritedSockets):
+    """Sockets of which nothing can be told."""
+
+    def warn_of_unwanted(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_a_fault_at_the_start_leaves_nothing_open(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        settings = relay_settings(tmp_path)
+        relay = Relay(settings, inherited=Faulty())
+        with pytest.raises(ZeroDivisionError):
+            await relay.run(asyncio.Event())
+        assert relay.view is None
+        async with on_stage(settings):  # on the same addresses
+            pass
+
+    run(body())
+
+
+def test_a_relay_that_has_ended_shows_nothing(run: Run, tmp_path: Path) -> None:
+    async def body() -> None:
+        stop = asyncio.Event()
+        seen: list[object] = []
+
+        def opened(_: Opening) -> None:
+            seen.append(relay.view)
+            stop.set()
+
+        relay = Relay(relay_settings(tmp_path), on_open=opened)
+        await relay.run(stop)
+        assert seen != [None]
+        assert relay.view is None
 
     run(body())
 

@@ -91,7 +91,7 @@ class Relay:
             admission = SettingsAdmission(settings, own, known)
         self._admission = admission
         self._budget = budget_of(settings)
-        self.view: View | None = None  # of what runs, once it listens
+        self.view: View | None = None  # of what runs, while it listens
         self._rooms: Rooms | None = None  # while it runs
 
     def census(self) -> Census:
@@ -110,11 +110,11 @@ class Relay:
         agents, front, ports = rooms.agents, rooms.front, rooms.ports
         self._count = lambda: _census(rooms.registry.links, len(front.crowd))
         log.info("starting", relay=settings.name)
-        sockets = await ports.bind(settings.listeners.values())
-        ports.adopt(sockets, self._doors.options)
-        self._inherited.warn_of_unwanted()
-        self.view = self._view(rooms)
         try:
+            sockets = await ports.bind(settings.listeners.values())
+            ports.adopt(sockets, self._doors.options)
+            self._inherited.warn_of_unwanted()
+            self.view = self._view(rooms)
             async with agents.crowd, front.crowd:
                 rooms.arrange(sockets, self._certificate.upkeep)
                 self._rooms = rooms
@@ -125,9 +125,9 @@ class Relay:
                 await ports.close()
                 await self._drain(agents, front)
         finally:
-            self._rooms = None
-            await ports.close()
+            self._rooms = self.view = None
             self._budget.close()
+            await ports.close()
 
     def _make_rooms(self) -> Rooms:
         settings = self._settings
