@@ -87,22 +87,27 @@ class Reloader(Generic[S]):
             plan = plan_reload(self._daemon.settings, await self._read_now())
         except SettingsError as error:
             return ReloadOutcome(None, error.faults)
+        except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
+            log.error("settings not read", exception=error)
+            return ReloadOutcome(None, (_own_fault(error),))
         return ReloadOutcome(plan, _faults_of(plan))
 
     async def _apply(self) -> ReloadOutcome:
         plan: ReloadPlan | None = None
+        is_applied = False
         try:
             settings = await self._read_now()
             plan = plan_reload(self._daemon.settings, settings)
             before = self._daemon.settings.log
             plan = await self._daemon.reload(settings)
+            is_applied = True
+            if settings.log != before:
+                set_up_logs(settings.log, identifier=f"tunnel-{self._program}")
         except TunnelError as error:
             return _refused(plan, error)
         except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
             log.error("reload failed", exception=error)
-            return ReloadOutcome(plan, (f"a fault of its own: {error!r}",))
-        if settings.log != before:
-            set_up_logs(settings.log, identifier=f"tunnel-{self._program}")
+            return ReloadOutcome(plan, (_own_fault(error),), is_applied=is_applied)
         log.info("reloaded", changed=plan)
         return ReloadOutcome(plan, is_applied=True)
 
@@ -111,12 +116,21 @@ class Reloader(Generic[S]):
         try:
             return await asyncio.to_thread(self._read)
         except OSError as error:
-            fault = f"{error.filename}: cannot be read: {error.strerror}"
-            raise SettingsError([fault]) from error
+            raise SettingsError([_unreadable(error)]) from error
 
 
 def _faults_of(plan: ReloadPlan) -> tuple[str, ...]:
     return tuple(f"{key}: needs a restart" for key in plan.restart_required)
+
+
+def _own_fault(error: Exception) -> str:
+    return f"a fault of its own: {error!r}"
+
+
+def _unreadable(error: OSError) -> str:
+    """Say which file cannot be read and why, as far as the error knows."""
+    subject = "the settings" if error.filename is None else error.filename
+    return f"{subject}: cannot be read: {error.strerror or repr(error)}"
 
 
 def _refused(plan: ReloadPlan | None, error: TunnelError) -> ReloadOutcome:

@@ -122,6 +122,7 @@ class ReloadPlan:
 class ReloadOutcome:
     """What came of a reload: `faults` are why nothing was changed, one ready line each.
 
+    Where it `is_applied` nevertheless, they are what went wrong once all else was in force.
     `plan` is None where the settings could not even be read.
     """
 

@@ -46,9 +46,11 @@ class Scene:
         self.daemon = Daemon()
         self.daemon.gate.set()
         self.found: ClientSettings | Exception = NEW
+        self.readings = 0
         self.reloader: Reloader[ClientSettings] = Reloader("client", self.daemon, self.read)
 
     def read(self) -> ClientSettings:
+        self.readings += 1
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
@@ -84,6 +86,8 @@ RESTART = replace(OLD, state_dir=Path("/other"))
 FAULTS: dict[str, tuple[Exception | ClientSettings, tuple[str, ...]]] = {
     "settings": (SettingsError(["a.toml:1: x: no", "a.toml:2: y: no"]), ("a.toml:1: x: no",)),
     "file": (FileNotFoundError(2, "No such file", "a.toml"), ("a.toml: cannot be read: No such",)),
+    "file without a name": (OSError("stale"), ("the settings: cannot be read: OSError('stale')",)),
+    "bug": (ZeroDivisionError("bug"), ("a fault of its own: ZeroDivisionError('bug')",)),
     "restart": (RESTART, ("client.state_dir: needs a restart",)),
 }
 
@@ -202,6 +206,32 @@ def test_what_was_changed_during_the_start_is_not_lost() -> None:
             following.cancel()
 
     play(script)
+
+
+def test_a_start_outlives_a_reader_that_fails() -> None:
+    async def script(scene: Scene) -> None:
+        asked, started = asyncio.Event(), asyncio.Event()
+        scene.found = ZeroDivisionError("bug")
+        started.set()
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(scene.reloader.follow(asked, started))
+            await scene.until(lambda: scene.readings == 1)
+            scene.found = NEW
+            asked.set()
+            await scene.until(lambda: scene.daemon.settings is NEW)
+            following.cancel()
+
+    play(script)
+
+
+def test_a_log_that_cannot_be_set_up_is_told_beside_what_is_in_force() -> None:
+    async def script(scene: Scene) -> tuple[ReloadOutcome, bool]:
+        scene.found = replace(OLD, log=LogSettings(format="odd"))
+        return await scene.reloader.reload(), scene.daemon.settings is scene.found
+
+    outcome, is_in_force = play(script)
+    assert (outcome.is_applied, is_in_force) == (True, True)
+    assert outcome.faults == ("a fault of its own: KeyError('odd')",)
 
 
 def test_another_level_of_the_log_is_in_force_at_once() -> None:
