@@ -42,6 +42,8 @@ class ServeOutcome:
 
 
 NOTHING = Kinds(visitors=False, challenge=False)
+# Links that never serve again, though their clients may not have heard of it yet.
+_OVER = {LinkState.SUPERSEDED: Code.SUPERSEDED, LinkState.GONE: Code.NOT_SERVING}
 
 
 class Registry:
@@ -137,8 +139,8 @@ class Registry:
         Visitors do not depend on validations: where only these are refused, those are served.
         """
         session = link.session
-        if link.state is LinkState.SUPERSEDED:
-            return ServeOutcome(NOTHING, Code.SUPERSEDED)
+        if link.state in _OVER:
+            return ServeOutcome(NOTHING, _OVER[link.state])
         code = self._objection(session, name) if kinds != NOTHING else None
         if code is not None:
             return ServeOutcome(link.serving.get(name, NOTHING), code)

@@ -15,7 +15,8 @@ from tests.unit.relay.scenes import (
 )
 from tunnel.errors import Code, Refused
 from tunnel.relay.expected import RECENT_SECONDS
-from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT
+from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT, ServeOutcome
+from tunnel.relay.sessions import Kinds
 from tunnel.settings.values import GrantLimits
 
 OLD, NEW = b"1" * 16, b"2" * 16
@@ -118,6 +119,22 @@ async def test_a_superseded_session_serves_nothing_any_more() -> None:
     outcome = scene.registry.serve(new, NAME, VISITORS)
     assert outcome.superseded == (old.session,)
     assert scene.serve(old) is Code.SUPERSEDED
+
+
+@pytest.mark.parametrize("kinds", [VISITORS, CHALLENGE, NOTHING])
+@in_loop
+async def test_a_link_that_has_left_serves_nothing_any_more(kinds: Kinds) -> None:
+    scene = Scene()
+    gone = scene.join(OLD)
+    scene.serve(gone)
+    scene.registry.leave(gone)
+    successor = scene.join(NEW)
+    scene.serve(successor)
+    outcome = scene.registry.serve(gone, NAME, kinds)
+    assert outcome == ServeOutcome(NOTHING, Code.NOT_SERVING)
+    assert scene.registry.holders(NAME) == (successor.session,)
+    assert (gone.serving, scene.budget.counted) == ({}, [])
+    assert scene.serve(successor) is None
 
 
 @in_loop
