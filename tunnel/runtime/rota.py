@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import Hashable, Mapping
 from typing import NoReturn
 
+from tunnel.log import get_log
 from tunnel.runtime.supervision import Work
+
+log = get_log(__name__)
 
 
 class Rota:
@@ -17,8 +20,8 @@ class Rota:
         self._works: dict[Hashable, Work] = {}
         self._tasks: dict[Hashable, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._errors: list[Exception] = []
-        self._failed = asyncio.Event()
+        self._errors: list[Exception] = []  # the first one, once there is any
+        self._ending = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Rota of {', '.join(map(str, self._works)) or 'nothing'}>"
@@ -35,26 +38,33 @@ class Rota:
 
     async def run(self) -> NoReturn:
         """Run them all until one raises, and raise that; what is arranged later runs too."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            for key in self._works:
-                self._begin(key)
-            try:
-                await self._failed.wait()
-            finally:
-                for task in self._tasks.values():
-                    task.cancel()
-                self._group = None
-        raise self._errors.pop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for key in self._works:
+                    self._begin(key)
+                try:
+                    await self._ending.wait()
+                finally:
+                    self._ending.set()
+                    for task in self._tasks.values():
+                        task.cancel()
+                    self._group = None
+            raise self._errors[0]
+        finally:
+            self._errors.clear()  # its traceback refers to this frame
 
     def _begin(self, key: Hashable) -> None:
         if self._group is not None:
-            work = self._guard(self._works[key])
+            work = self._guard(key, self._works[key])
             self._tasks[key] = self._group.create_task(work, name=str(key))
 
-    async def _guard(self, work: Work) -> None:
+    async def _guard(self, key: Hashable, work: Work) -> None:
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 - raised by `run`, bare
-            self._errors.append(error)
-            self._failed.set()
+        except Exception as error:  # noqa: BLE001 - the first is raised by `run`, bare
+            if self._ending.is_set():
+                log.error("task failed", task=str(key), exception=error)
+            else:
+                self._errors.append(error)
+                self._ending.set()

@@ -98,6 +98,40 @@ def test_a_fault_of_one_ends_all_and_comes_bare() -> None:
     assert stage.told in (["+a", "-a"], [])
 
 
+def test_the_first_fault_is_raised_and_others_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    rota = Rota()
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ListenFailed("first")
+
+    async def fail_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ListenFailed("second")
+
+    rota.arrange({"a": fail_at_the_end, "b": fail})
+    with pytest.raises(ListenFailed, match="first"):
+        asyncio.run(rota.run())
+    assert [str(each.exc_info[1]) for each in caplog.records if each.exc_info] == ["second"]
+
+
+def test_a_fault_of_one_that_is_ended_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ListenFailed("late")
+
+    async def script(stage: Stage) -> None:
+        stage.rota.arrange({"a": fail_at_the_end})
+        await settled()
+
+    play(script)
+    assert [str(each.exc_info[1]) for each in caplog.records if each.exc_info] == ["late"]
+
+
 def test_what_returns_leaves_the_others() -> None:
     async def script(stage: Stage) -> None:
         stage.rota.arrange({"a": stage.work("a"), "b": settled})
