@@ -78,6 +78,11 @@ class _Kept:
     is_asked: bool = False  # an operator wants one now
     nap: asyncio.Timeout | None = None  # ended by whoever asks
 
+    def adopt(self, certificate: Certificate, rest_until: datetime, draw: float) -> None:
+        """Take another certificate for the one in force."""
+        self.current, self.rest_until = certificate, rest_until
+        self.record = self.record.issued(certificate.leaf_hash, draw, len(certificate.chain))
+
     def asked_at(self, now: datetime) -> datetime:
         """Return when an operator may have an order: only the limit of failures counts."""
         return replace(self.record, retry_at=None).may_order_at(now)
@@ -134,7 +139,12 @@ class Issuer:
 
         `seed` is a PEM file that is taken over where none is kept.
         """
-        return self._of(tuple(names), seed).current
+        kept = self._of(tuple(names))
+        if kept.current is None and seed is not None:
+            planted = self._store.import_seed(seed, kept.names, self._now())
+            if planted is not None:
+                kept.adopt(planted, _rested(planted, self._now()), self._draw())
+        return kept.current
 
     def standing(self, names: Sequence[str]) -> Standing:
         """Return how the certificate for exactly these names stands."""
@@ -161,13 +171,11 @@ class Issuer:
             nap.reschedule(asyncio.get_running_loop().time())
         return kept.asked_at(self._now())
 
-    def _of(self, names: tuple[str, ...], seed: Path | None = None) -> _Kept:
+    def _of(self, names: tuple[str, ...]) -> _Kept:
         if names not in self._kept:
             now = self._now()
             record = self._store.record(names)
             current = self._store.load(names, now, record)
-            if current is None and seed is not None:
-                current = self._store.import_seed(seed, names, now)
             if current is not None and record.leaf != current.leaf_hash.hex():
                 record = record.issued(current.leaf_hash, self._draw(), len(current.chain))
             ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
@@ -305,13 +313,9 @@ class Issuer:
 
     def _take(self, kept: _Kept, wanted: Wanted, certificate: Certificate) -> None:
         kept.is_asked = False
-        kept.current = certificate
-        kept.record = kept.record.issued(
-            certificate.leaf_hash, self._draw(), len(certificate.chain)
-        )
         now = self._now()
+        kept.adopt(certificate, now + _rest(certificate), self._draw())
         kept.ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
-        kept.rest_until = now + _rest(certificate)
         wanted.install(certificate)
         renew_at = self._renew_at(kept, certificate)
         kept.log.info(

@@ -81,11 +81,12 @@ class Certificates:
         """Let endpoints show what was found for them, and order the rest from now on."""
         before, self._holdings = self._holdings, holdings
         for name, endpoints in holdings.ordered.items():
-            new = [each for each in endpoints if each not in before.ordered.get(name, ())]
+            told = [each for each in endpoints if each not in before.ordered.get(name, ())]
             cached = holdings.issuer.cached([name])
             if cached is not None:
-                _install(new, name, cached)
-            _tell_states(new, name)
+                told = [each for each in endpoints if each.certificate(name) is None]
+                _install(told, name, cached)
+            _tell_states(told, name)
         for endpoint, _, certificate in holdings.files:
             shown = endpoint.certificate(endpoint.names[0])
             if shown is None or shown.chain_pem != certificate.chain_pem:

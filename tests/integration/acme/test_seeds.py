@@ -58,6 +58,22 @@ def test_a_seed_is_used_without_an_order_and_renewed_like_any_other(
     run(body())
 
 
+def test_a_seed_that_comes_by_a_reload_is_used_too(
+    front: Front, answerer: Answerer, tmp_path: Path, run: Run
+) -> None:
+    file = seed_from(front, answerer, tmp_path, run, NAME)
+
+    async def body() -> None:
+        kept = keeper(front, tmp_path / "state", answerer)
+        assert kept.issuer.cached([NAME]) is None
+        assert kept.issuer.cached([NAME], file) is not None
+        assert keeper(front, tmp_path / "state", answerer).issuer.cached([NAME]) is not None
+        await kept.passes(DAY, NAME)
+        assert orders_at(front) == 0
+
+    run(body())
+
+
 def test_a_seed_for_another_name_is_told_once_and_an_order_follows(
     front: Front, answerer: Answerer, tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,8 +81,7 @@ def test_a_seed_for_another_name_is_told_once_and_an_order_follows(
 
     async def body() -> None:
         kept = keeper(front, tmp_path / "state", answerer)
-        for _ in range(2):
-            assert kept.issuer.cached([NAME], file) is None
+        assert kept.issuer.cached([NAME], file) is None
         await kept.until(NAME, issued=1)
 
     run(body())
