@@ -234,7 +234,8 @@ def test_above_parked_max_the_longest_stalled_is_cut_and_the_rest_live(
         assert "busy" in used.client.process.logged()
 
 
-@pytest.mark.parametrize("transport", ["quic", pytest.param("h2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["quic", "h2"])
 def test_above_buffer_total_the_longest_stalled_of_all_connections_is_cut(
     world: World, transport: str
 ) -> None:

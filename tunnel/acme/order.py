@@ -176,7 +176,8 @@ class Order:
     def _name_in(self, authorization: Document) -> str:
         """Return the name that an authorization is about, as it was ordered."""
         said_name = authorization.document("identifier").text("value")
-        name = self._ordered.get(said_name.lower())
+        star = "*." if authorization.fields.get("wildcard") is True else ""  # RFC 8555 §7.1.3
+        name = self._ordered.get(star + said_name.lower())
         if name is None:
             raise IssueFailed(
                 f"{authorization.source} wants a proof of {one_line(said_name)!r}, "

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 
 from tests.integration.acme.authorities import DIGEST, digest_of, validated
@@ -161,8 +162,10 @@ def test_another_session_of_the_same_key_neither_gets_nor_stops_it(
 
 
 def test_a_client_that_takes_the_name_over_does_not_answer_for_the_one_before(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tunnel.relay.challenges.TAKEOVER_LIMIT", 0.0)
+
     async def body() -> None:
         async with on_stage(relay_settings(tmp_path)) as stage, target() as to:
             settings = with_acme(stage, tmp_path, to, "h2")
