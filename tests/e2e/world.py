@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
 TRANSPORTS = ("quic", "h2")
+OPEN = "Client: client.pyz"  # what a relay prints once it listens
 START_TIMEOUT = 20.0  # seconds; a first start also unpacks the zipapp
 
 
@@ -137,7 +138,7 @@ class Relay:
     def restart(self) -> None:
         """Start it again, with the same settings and state, after it has ended."""
         self.process = self.world.run("relay", self.settings, self.name)
-        self.process.wait_for(r"--pin sha256")
+        self.process.wait_for(OPEN)
 
 
 @dataclass
@@ -218,7 +219,7 @@ class World:
         )
         process = self.run("relay", settings, name)
         relay = Relay(self, name, settings, agents, public, process)
-        assert relay.pin
+        process.wait_for(OPEN)
         return relay
 
     def client(
