@@ -87,18 +87,10 @@ def reload_report(outcome: Members) -> str:
     """Return in one line what a reload changed, or would; why not is for standard error."""
     if outcome["plan"] is None:
         return ""
+    from tunnel.settings.reload import said_of  # noqa: PLC0415 - slow to import for other reports
+
     done = "reloaded" if outcome["applied"] else "to be changed"
-    return f"{done}: {printable(', '.join(_changes(outcome['plan'])) or 'nothing')}\n"
-
-
-def _changes(plan: Members) -> Iterator[str]:
-    for group, tables in plan["tables"].items():
-        yield from (f"+{group}.{name}" for name in tables["added"])
-        yield from (f"-{group}.{name}" for name in tables["removed"])
-        for name, keys in tables["changed"].items():
-            yield from (f"{group}.{name}.{key}" for key in keys)
-    for table, keys in plan["keys"].items():
-        yield from (f"{table}.{key}" for key in keys)
+    return f"{done}: {printable(said_of(outcome['plan']))}\n"
 
 
 def _table(rows: Sequence[Members], columns: Columns, *, coloured: bool) -> str:

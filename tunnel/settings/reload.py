@@ -6,7 +6,7 @@ Applying it is for the rooms of the two programs.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tunnel.errors import SettingsError
 from tunnel.settings.schema import ANY
@@ -87,16 +87,7 @@ class ReloadPlan:
         return bool(self.tables or self.keys)
 
     def __str__(self) -> str:
-        return ", ".join(self._words()) or "nothing"
-
-    def _words(self) -> Iterator[str]:
-        for group, changes in self.tables.items():
-            for sign, names in (("+", changes.added), ("-", changes.removed)):
-                yield from (sign + dotted((group, name)) for name in names)
-            for name, keys in changes.changed.items():
-                yield from (f"{dotted((group, name))}.{key}" for key in keys)
-        for table, keys in self.keys.items():
-            yield from (f"{table}.{key}" for key in keys)
+        return said_of(self.to_json())
 
     def touches(self, table: str) -> bool:
         """Say whether anything of a table, or of a group of tables, is different."""
@@ -116,6 +107,21 @@ class ReloadPlan:
             "keys": {table: list(keys) for table, keys in self.keys.items()},
             "restart_required": list(self.restart_required),
         }
+
+
+def said_of(plan: Mapping[str, Any]) -> str:
+    """Return in one line what a plan, as it is in JSON, changes."""
+    return ", ".join(_words(plan)) or "nothing"
+
+
+def _words(plan: Mapping[str, Any]) -> Iterator[str]:
+    for group, changes in plan["tables"].items():
+        for sign, names in (("+", changes["added"]), ("-", changes["removed"])):
+            yield from (sign + dotted((group, name)) for name in names)
+        for name, keys in changes["changed"].items():
+            yield from (f"{dotted((group, name))}.{key}" for key in keys)
+    for table, keys in plan["keys"].items():
+        yield from (f"{table}.{key}" for key in keys)
 
 
 @dataclass(frozen=True, slots=True)
