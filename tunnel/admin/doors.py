@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn, Protocol
 
+from tunnel.admin import SOCKET
 from tunnel.admin.answers import Pages
 from tunnel.admin.conversation import Conversation
 from tunnel.admin.pages import Desk, control_pages, read_only_pages
@@ -18,7 +19,6 @@ from tunnel.tls.files import make_private_directory
 from tunnel.transport.tcp import TcpListener, reason_of, wrap
 
 CONNECTIONS = 32  # at each door; one more and the longest-waiting caller has to go
-SOCKET = "admin.sock"  # in the state directory, unless the settings say where
 NO_PAGES: Pages = MappingProxyType({})
 
 log = get_log(__name__)

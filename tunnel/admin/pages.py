@@ -1,6 +1,7 @@
 """The pages that both programs have, over what each says of itself."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +42,21 @@ class Desk(Protocol):
 
     def families(self) -> Iterable[Family]:
         """Return every figure."""
+
+
+def renewal(name: str, sources: Mapping[str, str], at: Callable[[], datetime | None]) -> Members:
+    """Return what is answered to the wish for a new certificate; raises Problem.
+
+    `sources` has the certificates that there are, and where from; `at` has one ordered and says
+    when that is due, None where nobody orders any.
+    """
+    if name not in sources:
+        raise Problem(HTTPStatus.NOT_FOUND, f"there is no certificate for {name[:100]}")
+    due = at()
+    if due is None:
+        message = f'the certificate is "{sources[name]}": there is nobody to order from'
+        raise Problem(HTTPStatus.CONFLICT, message)
+    return {"name": name, "order_at": due}
 
 
 def read_only_pages(desk: Desk) -> Pages:

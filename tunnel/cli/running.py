@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tunnel.admin import SOCKET
+
 ANSWER_TIMEOUT = 10.0  # seconds from connecting to the last byte
 ANSWER_LIMIT = 64 << 20  # bytes
 CHUNK = 1 << 18
-SOCKET = "admin.sock"
 
 
 class Unreachable(Exception):  # noqa: N818 - what is said is that nobody answers

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Iterable
 from dataclasses import asdict
-from http import HTTPStatus
 
-from tunnel.admin.answers import Members, Problem
+from tunnel.admin.answers import Members
 from tunnel.admin.families import Family
+from tunnel.admin.pages import renewal
 from tunnel.client.client import Client
 from tunnel.client.counts import Chronicle
 from tunnel.client.figures import families_of
@@ -41,14 +41,8 @@ class ClientDesk:
         return [asdict(state) for state in states.values()]
 
     def renew(self, name: str) -> Members:
-        sources = {str(each["name"]): each["source"] for each in self.certificates()}
-        if name not in sources:
-            raise Problem(HTTPStatus.NOT_FOUND, f"there is no certificate for {name[:100]}")
-        at = self._client.renew(name)
-        if at is None:
-            message = f'the certificate is "{sources[name]}": there is nobody to order from'
-            raise Problem(HTTPStatus.CONFLICT, message)
-        return {"name": name, "order_at": at}
+        sources = {str(each["name"]): str(each["source"]) for each in self.certificates()}
+        return renewal(name, sources, lambda: self._client.renew(name))
 
     def drain(self) -> None:
         log.info("asked to drain")

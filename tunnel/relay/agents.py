@@ -29,7 +29,7 @@ from tunnel.relay.farewell import Farewell
 from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
 from tunnel.relay.registry import Claimant, Registry, ServeOutcome
-from tunnel.relay.sessions import Kinds, Link, LinkState, RelayChannel
+from tunnel.relay.sessions import Kinds, Link, RelayChannel, retire
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.settings.values import RelaySettings
@@ -296,17 +296,14 @@ class Agents:
     def drain(self) -> None:
         """Ask every client to leave, and let nobody register any more."""
         self.is_draining = True
-        self.farewell.drain(self._registry.drain(), RETRY_AFTER_DRAIN)
+        self.farewell.drain(retire(self._registry.links), RETRY_AFTER_DRAIN)
 
     def leave_by(self, doors: Container[Door | None]) -> None:
         """Ask every client to leave that came in by one of these doors, which are shut by now."""
         came = [
             each for each in self._registry.links if self._came_by.get(each.connection) in doors
         ]
-        leaving = [link for link in came if link.state is not LinkState.SUPERSEDED]
-        for link in leaving:
-            link.state = LinkState.DRAINING
-        self.farewell.drain(leaving, RETRY_AFTER_DRAIN)
+        self.farewell.drain(retire(came), RETRY_AFTER_DRAIN)
 
     async def part_from_all(self) -> None:
         """Say goodbye to every client that is left and close its connection."""

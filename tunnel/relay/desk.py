@@ -9,6 +9,7 @@ from typing import Protocol
 from tunnel import __version__
 from tunnel.admin.answers import Answer, Members, Pages, Problem, Request, json_answer
 from tunnel.admin.families import Family
+from tunnel.admin.pages import renewal
 from tunnel.log import get_log
 from tunnel.relay.explanation import Explainer
 from tunnel.relay.figures import families_of
@@ -60,13 +61,9 @@ class RelayDesk:
     def renew(self, name: str) -> Members:
         view = self._started()
         certificate = certificate_of(view)
-        if name not in {certificate["name"], *view.settings.certificate.names}:
-            raise Problem(HTTPStatus.NOT_FOUND, f"there is no certificate for {name[:100]}")
-        at = view.certificate.renew()
-        if at is None:
-            message = f'the certificate is "{certificate["source"]}": there is nobody to order from'
-            raise Problem(HTTPStatus.CONFLICT, message)
-        return {"name": name, "order_at": at}
+        names = (str(certificate["name"]), *view.settings.certificate.names)
+        sources = dict.fromkeys(names, str(certificate["source"]))
+        return renewal(name, sources, view.certificate.renew)
 
     def drain(self) -> None:
         log.info("asked to drain")

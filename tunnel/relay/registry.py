@@ -290,16 +290,6 @@ class Registry:
             self._waiting.wake(name)
         return True
 
-    def drain(self) -> list[Link]:
-        """Take every link out of rotation for good; return those whose clients do not know it yet.
-
-        What was superseded is draining already, and must not serve again.
-        """
-        links = [each for each in self.links if each.state is not LinkState.SUPERSEDED]
-        for link in links:
-            link.state = LinkState.DRAINING
-        return links
-
 
 def _refused(kinds: Kinds, refusal: Refused, superseded: tuple[Session, ...] = ()) -> ServeOutcome:
     code, retry_after = refusal.code, refusal.retry_after

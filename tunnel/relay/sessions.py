@@ -1,6 +1,6 @@
 """Sessions and their links as the registry keeps them: state, no input or output."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -87,3 +87,15 @@ class Session:
     def __repr__(self) -> str:
         states = ",".join(link.state.name for link in self.links)
         return f"<Session {self.label} [{states}]>"
+
+
+def retire(links: Iterable[Link]) -> list[Link]:
+    """Take links out of rotation for good.
+
+    Returns those whose clients do not know it yet: what was superseded is draining already, and
+    must not serve again.
+    """
+    leaving = [each for each in links if each.state is not LinkState.SUPERSEDED]
+    for link in leaving:
+        link.state = LinkState.DRAINING
+    return leaving

@@ -11,7 +11,7 @@ from tunnel.relay.challenges import (
     TAKEOVER_RETRY_INTERVAL,
 )
 from tunnel.relay.registry import NOTHING
-from tunnel.relay.sessions import Kinds
+from tunnel.relay.sessions import Kinds, retire
 
 OLD, NEW = b"1" * 16, b"2" * 16
 OTHER_NAME = "b.t.test"
@@ -216,6 +216,6 @@ async def test_over_budget_nobody_gives_it_up() -> None:
 async def test_a_relay_that_goes_away_takes_on_no_validation() -> None:
     scene = Scene()
     link = scene.join()
-    scene.registry.drain()
+    retire(scene.registry.links)
     assert scene.serve(link, CHALLENGE) is Code.DRAINING
     assert scene.budget.counted == []

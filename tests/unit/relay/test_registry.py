@@ -16,7 +16,7 @@ from tests.unit.relay.scenes import (
 from tunnel.errors import Code, Refused
 from tunnel.relay.expected import RECENT_SECONDS
 from tunnel.relay.registry import NOTHING, PREDECESSORS_KEPT, ServeOutcome
-from tunnel.relay.sessions import Kinds
+from tunnel.relay.sessions import Kinds, retire
 from tunnel.settings.values import GrantLimits
 
 OLD, NEW = b"1" * 16, b"2" * 16
@@ -70,7 +70,7 @@ async def test_a_link_that_drains_stays_out_of_rotation_when_it_answers_again() 
     link = scene.join()
     scene.serve(link)
     scene.registry.suspect(link)
-    assert scene.registry.drain() == [link]
+    assert retire(scene.registry.links) == [link]
     assert not scene.registry.resume(link)
     assert scene.registry.route(NAME) is None
 
@@ -81,7 +81,7 @@ async def test_a_superseded_link_serves_no_more_while_the_relay_drains() -> None
     old, new = scene.join(OLD), scene.join(NEW)
     scene.serve(old)
     scene.serve(new)
-    assert scene.registry.drain() == [new]
+    assert retire(scene.registry.links) == [new]
     assert scene.serve(old) is Code.SUPERSEDED
 
 
