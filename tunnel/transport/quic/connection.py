@@ -21,7 +21,7 @@ from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingLot
 from tunnel.transport.quic.driver import Driver
 from tunnel.transport.quic.endings import REASON_MAX, lost_by
-from tunnel.transport.quic.endpoint import Datagram, Endpoint
+from tunnel.transport.quic.endpoint import Burst, Endpoint
 from tunnel.transport.quic.engine import Engine, StreamOpened, StreamsAllowed
 from tunnel.transport.quic.stream import TunnelStream
 from tunnel.transport.tcp import address_of
@@ -116,12 +116,12 @@ class TunnelConnection:
         """Send what there is to send at the end of this turn of the loop."""
         self._driver.schedule_flush()
 
-    def hear(self, datagrams: Sequence[Datagram]) -> None:
+    def hear(self, bursts: Sequence[Burst]) -> None:
         """Take datagrams that were addressed to this connection."""
         if self.is_closed:
             return
         try:
-            self._driver.hear(datagrams)
+            self._driver.hear(bursts)
         except Exception as error:  # noqa: BLE001 - one peer's packets must not end the others
             self._fail(error)
 

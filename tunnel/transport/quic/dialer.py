@@ -15,7 +15,7 @@ from tunnel.transport.options import ALPN_QUIC, TransportOptions
 from tunnel.transport.quic.configuration import client_configuration
 from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.endings import failed_by
-from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
+from tunnel.transport.quic.endpoint import Burst, Endpoint, enlarge_buffers
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.verification import RelayVerifier
 
@@ -89,11 +89,13 @@ class Dial:
         ending = connection.engine.termination
         self._fail(failed_by(ending) if ending else DialFailed("given up"))
 
-    def _receive(self, batch: Sequence[Datagram]) -> None:
+    def _receive(self, bursts: Sequence[Burst]) -> None:
         engine = self.connection.engine
         before = engine.decrypted
-        self.connection.hear(batch)
-        if engine.decrypted == before and any(engine.is_reset(payload) for payload, _ in batch):
+        self.connection.hear(bursts)
+        if engine.decrypted != before:
+            return
+        if any(engine.is_reset(payload) for payloads, _ in bursts for payload in payloads):
             self.connection.end(ConnectionLost("the relay does not know this connection any more"))
 
     def _network_failed(self, error: OSError) -> None:

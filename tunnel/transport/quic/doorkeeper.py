@@ -4,7 +4,9 @@ It is answered without keeping anything, admitted as the first one of a new conn
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # not in its __all__
@@ -41,6 +43,20 @@ def destination_of(payload: bytes) -> bytes:
     if not payload[0] & 0x80:
         return payload[1 : 1 + CONNECTION_ID_BYTES]
     return payload[6 : 6 + payload[5]]
+
+
+def by_destination(payloads: list[bytes]) -> Iterable[tuple[bytes, list[bytes]]]:
+    """Return stretches of datagrams that are addressed to the same connection id.
+
+    Datagrams that came one after the other from one place mostly are, and have short headers.
+    """
+    first = payloads[0]
+    destination = first[1 : 1 + CONNECTION_ID_BYTES]
+    if first[:1] < b"\x80" and all(
+        [payload[1 : 1 + CONNECTION_ID_BYTES] == destination for payload in payloads]  # noqa: C419 - a list costs half of a generator
+    ):
+        return [(destination_of(first), payloads)]
+    return [(key, list(part)) for key, part in groupby(payloads, destination_of)]
 
 
 def _long_header(payload: bytes) -> QuicHeader | None:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from tunnel.transport.quic.endpoint import Datagram, Endpoint
+from tunnel.transport.quic.endpoint import Burst, Endpoint
 from tunnel.transport.quic.engine import Engine
 
 TIMER_SLACK = 0.001  # seconds that a loop's timer may fire early
@@ -39,12 +39,12 @@ class Driver:
         self._is_scheduled = False
         self._is_stopped = False
 
-    def hear(self, datagrams: Sequence[Datagram]) -> None:
+    def hear(self, bursts: Sequence[Burst]) -> None:
         """Hand datagrams of the peer to the engine."""
         now = time.monotonic()
         before = self.engine.decrypted
-        for payload, source in datagrams:
-            self.engine.receive_datagram(payload, source, now)
+        for payloads, source in bursts:
+            self.engine.receive_burst(payloads, source, now)
         if self.engine.decrypted != before:
             self.last_heard = self._loop.time()
         self._settle()

@@ -4,7 +4,7 @@ Sans-I/O: datagrams, requests and the time go in, datagrams and events come out.
 uses this class and its events only, so that another engine can take its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,6 +229,11 @@ class Engine(SizingConnection):
         known = (self._peer_cid, *self._peer_cid_available)
         tokens = [entry.stateless_reset_token for entry in known if entry.stateless_reset_token]
         return is_reset(datagram, tokens)
+
+    def receive_burst(self, payloads: Sequence[bytes], source: Any, now: float) -> None:
+        """Take datagrams that came one after the other from one address."""
+        for payload in payloads:
+            self.receive_datagram(payload, source, now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """Return what has to be sent now, with the address of each."""

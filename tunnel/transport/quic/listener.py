@@ -14,8 +14,8 @@ from tunnel.tls.slots import Certificate, CertificateSlot
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
 from tunnel.transport.quic.configuration import relay_configuration
 from tunnel.transport.quic.connection import TunnelConnection
-from tunnel.transport.quic.doorkeeper import Admission, Doorkeeper, destination_of
-from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
+from tunnel.transport.quic.doorkeeper import Admission, Doorkeeper, by_destination, destination_of
+from tunnel.transport.quic.endpoint import Burst, Endpoint, enlarge_buffers
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.routes import Routes
 from tunnel.transport.waiting import Queue
@@ -100,16 +100,29 @@ class TunnelListener:
 
     # Datagrams
 
-    def _receive(self, batch: Sequence[Datagram]) -> None:
-        parts: dict[TunnelConnection, list[Datagram]] = {}
-        for payload, source in batch:
-            connection = self._routes.find(destination_of(payload))
-            if connection is None:
-                connection = self._judge(payload, source)
+    def _receive(self, bursts: Sequence[Burst]) -> None:
+        parts: dict[TunnelConnection, list[Burst]] = {}
+        for payloads, source in bursts:
+            for destination, part in by_destination(payloads):
+                connection = self._routes.find(destination)
+                if connection is not None:
+                    parts.setdefault(connection, []).append((part, source))
+                else:
+                    self._judge_all(part, source, parts)
+        for connection, heard in parts.items():
+            connection.hear(heard)
+
+    def _judge_all(
+        self,
+        payloads: list[bytes],
+        source: tuple[str, int],
+        parts: dict[TunnelConnection, list[Burst]],
+    ) -> None:
+        """Decide on datagrams to an unknown destination; the first may make it a known one."""
+        for payload in payloads:
+            connection = self._routes.find(destination_of(payload)) or self._judge(payload, source)
             if connection is not None:
-                parts.setdefault(connection, []).append((payload, source))
-        for connection, datagrams in parts.items():
-            connection.hear(datagrams)
+                parts.setdefault(connection, []).append(([payload], source))
 
     def _judge(self, payload: bytes, source: tuple[str, int]) -> TunnelConnection | None:
         now = time.monotonic()

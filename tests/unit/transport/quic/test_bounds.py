@@ -16,7 +16,7 @@ from tests.unit.transport.quic.places import joined, run
 from tests.unit.transport.quic.wire import Wire
 from tunnel.errors import Code
 from tunnel.settings.values import KIB, MIB, FlowSettings
-from tunnel.transport.quic.endpoint import Datagram, Endpoint
+from tunnel.transport.quic.endpoint import Burst, Endpoint
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, PIECES_MAX, sender_of
 
@@ -119,8 +119,8 @@ def test_a_socket_is_watched_though_an_error_comes_behind_datagrams(loop: str) -
         got: list[bytes] = []
         news = asyncio.Event()
 
-        def receive(batch: Sequence[Datagram]) -> None:
-            got.extend(payload for payload, _ in batch)
+        def receive(bursts: Sequence[Burst]) -> None:
+            got.extend(payload for payloads, _ in bursts for payload in payloads)
             news.set()
 
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:

@@ -10,7 +10,13 @@ from tests.unit.transport.quic.wire import CERTIFICATE
 from tunnel.tls.contexts import Trust
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.quic.configuration import client_configuration
-from tunnel.transport.quic.doorkeeper import HARD_CAP, Admission, Doorkeeper, destination_of
+from tunnel.transport.quic.doorkeeper import (
+    HARD_CAP,
+    Admission,
+    Doorkeeper,
+    by_destination,
+    destination_of,
+)
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.reset import RATE, is_reset, reset_token
 
@@ -37,6 +43,24 @@ def header_of(datagram: bytes) -> QuicHeader:
 
 def doorkeeper() -> Doorkeeper:
     return Doorkeeper(KEY, half_open=2, now=0.0)
+
+
+@pytest.mark.parametrize(
+    ("payloads", "parts"),
+    [
+        ([b"\x40AAAAAAAA..", b"\x41AAAAAAAA."], [(b"A" * 8, 2)]),
+        ([b"\x40AAAAAAAA", b"\x40BBBBBBBB", b"\x40BBBBBBBB"], [(b"A" * 8, 1), (b"B" * 8, 2)]),
+        ([b"\x40AAAAAAAA", b"\x40short"], [(b"A" * 8, 1), (b"", 1)]),
+        ([b"\xc0\0\0\0\1\x02CC...", b"\x40AAAAAAAA"], [(b"CC", 1), (b"A" * 8, 1)]),
+        ([b"", b""], [(b"", 2)]),
+    ],
+)
+def test_what_came_together_is_told_apart_by_destination(
+    payloads: list[bytes], parts: list[tuple[bytes, int]]
+) -> None:
+    found = list(by_destination(payloads))
+    assert [(destination, len(part)) for destination, part in found] == parts
+    assert [payload for _, part in found for payload in part] == payloads
 
 
 def test_a_first_packet_is_admitted() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.transport.loops import on_both_loops, run_on
 from tests.unit.transport.quic.places import run, until
 from tunnel.transport.quic import endpoint as endpoint_module
-from tunnel.transport.quic.endpoint import Datagram, Endpoint, enlarge_buffers
+from tunnel.transport.quic.endpoint import Burst, Endpoint, cut, enlarge_buffers
 
 
 class FullSocket(socket.socket):
@@ -34,10 +34,14 @@ def udp(kind: type[socket.socket] = socket.socket) -> socket.socket:
     return sock
 
 
+def payloads_of(bursts: Sequence[Burst]) -> list[bytes]:
+    return [payload for payloads, _ in bursts for payload in payloads]
+
+
 def test_runs_of_equal_datagrams_arrive_one_by_one_and_in_order() -> None:
     async def main() -> None:
         got: list[bytes] = []
-        receiver = Endpoint(udp(), lambda batch: got.extend(payload for payload, _ in batch))
+        receiver = Endpoint(udp(), lambda bursts: got.extend(payloads_of(bursts)))
         sender = Endpoint(udp(), lambda _: None)
         sizes = [900] * 60 + [700] + [900] * 3 + [1300] + [5, 5]
         sent = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
@@ -53,7 +57,7 @@ def test_runs_of_equal_datagrams_arrive_one_by_one_and_in_order() -> None:
 def test_segmentation_is_given_up_where_the_device_cannot() -> None:
     async def main() -> None:
         got: list[bytes] = []
-        receiver = Endpoint(udp(), lambda batch: got.extend(payload for payload, _ in batch))
+        receiver = Endpoint(udp(), lambda bursts: got.extend(payloads_of(bursts)))
         sock = udp(FullSocket)
         assert isinstance(sock, FullSocket)
         sock.room, sock.refuses_segments = 1000, True
@@ -74,7 +78,7 @@ def test_what_a_full_socket_refuses_is_kept_within_bounds_and_sent_later(
     async def main() -> None:
         got: list[bytes] = []
         resumed: list[bool] = []
-        receiver = Endpoint(udp(), lambda batch: got.extend(payload for payload, _ in batch))
+        receiver = Endpoint(udp(), lambda bursts: got.extend(payloads_of(bursts)))
         sock = udp(FullSocket)
         assert isinstance(sock, FullSocket)
         sender = Endpoint(sock, lambda _: None)
@@ -94,8 +98,8 @@ def test_what_a_full_socket_refuses_is_kept_within_bounds_and_sent_later(
 
 def test_one_wake_up_takes_a_bounded_batch() -> None:
     async def main() -> None:
-        batches: list[Sequence[Datagram]] = []
-        receiver = Endpoint(udp(), batches.append)
+        batches: list[list[bytes]] = []
+        receiver = Endpoint(udp(), lambda bursts: batches.append(payloads_of(bursts)))
         with udp() as sock:
             for _ in range(endpoint_module.BATCH_DATAGRAMS + 10):
                 sock.sendto(b"x", receiver.address)
@@ -104,6 +108,53 @@ def test_one_wake_up_takes_a_bounded_batch() -> None:
         assert [len(batch) for batch in batches] == [endpoint_module.BATCH_DATAGRAMS, 10]
 
     run(main())
+
+
+def test_datagrams_of_one_size_that_were_sent_together_arrive_together() -> None:
+    async def main() -> None:
+        batches: list[list[Burst]] = []
+        receiver = Endpoint(udp(), lambda bursts: batches.append(list(bursts)))
+        sender = Endpoint(udp(), lambda _: None)
+        sent = [bytes([number]) * 1200 for number in range(40)] + [b"short"]
+        sender.send([(payload, tuple(receiver.address)) for payload in sent])
+        await until(lambda: bool(batches))
+        source = tuple(sender.address)
+        receiver.close()
+        sender.close()
+        assert batches == [[(sent, source)]]
+
+    run(main())
+
+
+def test_each_sender_has_its_own_burst_in_the_order_of_arrival() -> None:
+    async def main() -> None:
+        got: list[Burst] = []
+        receiver = Endpoint(udp(), got.extend)
+        with udp() as one, udp() as other:
+            for sock, payload in ((one, b"a"), (one, b"bb"), (other, b"c"), (one, b"d")):
+                sock.sendto(payload, receiver.address)
+            names = one.getsockname(), other.getsockname()
+        await until(lambda: len(got) == 3)
+        receiver.close()
+        assert got == [([b"a", b"bb"], names[0]), ([b"c"], names[1]), ([b"d"], names[0])]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("joined", "segment_bytes", "datagrams"),
+    [
+        (b"abcdefg", 3, [b"abc", b"def", b"g"]),
+        (b"abcdef", 3, [b"abc", b"def"]),
+        (b"abc", 3, [b"abc"]),
+        (b"abc", 0, [b"abc"]),
+        (b"", 0, [b""]),
+    ],
+)
+def test_what_the_kernel_joined_is_cut_again(
+    joined: bytes, segment_bytes: int, datagrams: list[bytes]
+) -> None:
+    assert cut(joined, segment_bytes) == datagrams
 
 
 def test_the_networks_complaint_is_reported() -> None:
@@ -160,9 +211,7 @@ def test_a_refusal_by_the_network_does_not_deafen_the_socket(loop: str) -> None:
         near = udp()
         near.connect(far.getsockname())
         far.close()  # nobody listens there now: the kernel answers with ICMP
-        endpoint = Endpoint(
-            near, lambda batch: got.extend(payload for payload, _ in batch), refusals.append
-        )
+        endpoint = Endpoint(near, lambda bursts: got.extend(payloads_of(bursts)), refusals.append)
         for _ in range(3):
             refused_before = len(refusals)
             endpoint.send([(b"anybody?", near.getpeername())])

@@ -61,7 +61,7 @@ class Wire:
     def hear(self, engine: Engine, datagram: bytes) -> None:
         """Hand a datagram to an engine, as if the other had sent it."""
         source = CLIENT if engine is self.relay else RELAY
-        engine.receive_datagram(datagram, source, self.now)
+        engine.receive_burst([datagram], source, self.now)
 
     def run(self, seconds: float) -> None:
         """Let time pass, everything that is sent being carried."""
