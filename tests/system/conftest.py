@@ -1,14 +1,30 @@
 """What every test of the whole system may ask for; what they measured is shown at the end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.e2e.conftest import target, tunnel, world
+from tests.system import services
+from tests.system.container import Container
 
 __all__ = ["target", "tunnel", "world"]
 
 Record = Callable[[str, float], None]
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """Have one system under systemd for all tests of a file, with both programs as services."""
+    with services.installed(tmp_path_factory.mktemp("systemd")) as system:
+        yield system
+
+
+@pytest.fixture
+def machine(debian: Container) -> Iterator[Container]:
+    """Have nothing of ours left there from another test."""
+    yield debian
+    services.clear(debian)
 
 
 @pytest.fixture

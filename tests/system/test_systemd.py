@@ -2,129 +2,36 @@
 
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.system.container import Container, container
+from tests.system.container import Container
+from tests.system.services import (
+    CLIENT,
+    LISTENERS,
+    PAGE,
+    RELAY,
+    SHOP,
+    SOCKET,
+    UNITS,
+    add_to,
+    configure_relay,
+    page,
+    served,
+    start_client,
+    visiting,
+)
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-ROOT = Path(__file__).parents[2]
-UNITS = sorted((ROOT / "config" / "systemd").iterdir())
-SERVICES = ["tunnel-relay.service", "tunnel-client.service", "tunnel-client@shop.service"]
-RELAY, SOCKET, CLIENT = "tunnel-relay.service", "tunnel-relay.socket", "tunnel-client.service"
-PAGE = "served behind the tunnel"
 SECURITY_LIMIT = 20  # tenths of systemd-analyze's score
 CONNECT_INTERVAL = 0.005  # seconds
 RESTARTS = 5
-
-LISTENERS = """
-[listeners.agents]
-kind = "agents"
-listen = ["127.0.0.1:4433"]
-[listeners.public]
-kind = "public"
-listen = ["0.0.0.0:443"]
-"""
 INHERITED = re.sub(r"[0-9.]+(?=:)", "fd:[::]", LISTENERS)
-SUFFIX = '[suffixes."t.test"]\naccess = "open"\n'
-ENDPOINT = """
-[endpoints.web]
-keypair = "primary"
-suffix = "t.test"
-target = "127.0.0.1:3000"
-certificate = "self-signed"
-"""
-
-
-@pytest.fixture(scope="module")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    """Have one system for all tests, with both programs, their units and a service to reach."""
-    with container(tmp_path_factory.mktemp("systemd")) as system:
-        for program in ("relay", "client"):
-            system.put(f"/usr/local/bin/{program}.pyz", ROOT / "dist" / f"{program}.pyz", 0o755)
-        for unit in UNITS:
-            system.put(f"/etc/systemd/system/{unit.name}", unit)
-        system.put("/srv/index.html", PAGE)
-        serve = ["python3", "-m", "http.server", "3000", "--bind", "127.0.0.1", "-d", "/srv"]
-        system.run("systemd-run", "--unit=web", *serve)
-        yield system
-
-
-@pytest.fixture
-def machine(debian: Container) -> Iterator[Container]:
-    """Have nothing of ours running before a test, and no drop-in left from another."""
-    yield debian
-    units = [SOCKET, RELAY, CLIENT, "tunnel-client@shop.service"]
-    debian.systemctl("kill", "--signal=KILL", *units[1:], check=False)
-    debian.systemctl("stop", *units)
-    debian.systemctl("reset-failed")
-    debian.run("sh", "-c", "rm -rf /etc/systemd/system/*.d /etc/tunnel")
-    debian.systemctl("daemon-reload")
-    debian.run("journalctl", "--rotate", "--vacuum-time=1s")
-
-
-def configure_relay(machine: Container, listeners: str = LISTENERS, drain: str = "1s") -> None:
-    settings = f'[relay]\ndrain_timeout = "{drain}"\n{listeners}{SUFFIX}'
-    machine.put("/etc/tunnel/relay.toml", settings)
-
-
-def start_client(
-    machine: Container,
-    unit: str = CLIENT,
-    settings: str = "client",
-    key: str = "${STATE_DIRECTORY}/client.key",
-) -> str:
-    """Start a client of the relay that runs and return its host name, once it is served."""
-    pin = re.findall(r"--pin (sha256:[0-9a-f]{64})", machine.journal(RELAY))[-1]
-    server = f'[servers.local]\naddress = "127.0.0.1:4433"\npin = "{pin}"\n'
-    keypair = f'[keypairs.primary]\nfile = "{key}"\n'
-    machine.put(f"/etc/tunnel/{settings}.toml", server + keypair + ENDPOINT)
-    machine.systemctl("start", unit)
-    machine.wait_until(unit, "StatusText", "names served: 1 of 1")
-    hosts: list[str] = re.findall(r"URL: https://([0-9a-z.]+)", machine.journal(unit))
-    return hosts[-1]
-
-
-def add_to(machine: Container, unit: str, service: str) -> None:
-    """Give a unit a drop-in."""
-    machine.put(f"/etc/systemd/system/{unit}.d/test.conf", f"[Service]\n{service}\n")
-    machine.systemctl("daemon-reload")
-
-
-@contextmanager
-def visiting(machine: Container, host: str) -> Iterator[ssl.SSLSocket]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # trust is tested elsewhere
-    with machine.network():
-        sock = socket.create_connection(("127.0.0.1", 443), 10)
-    with sock, context.wrap_socket(sock, server_hostname=host) as visitor:
-        yield visitor
-
-
-def page(machine: Container, host: str) -> str:
-    with visiting(machine, host) as visitor:
-        visitor.sendall(f"GET / HTTP/1.0\r\nHost: {host}\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: visitor.recv(65536), b""))
-    return answer.decode().partition("\r\n\r\n")[2]
-
-
-def served(machine: Container, host: str, within: float = 20.0) -> str:
-    """Return the page as soon as there is one."""
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            return page(machine, host)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def test_systemd_finds_no_fault_in_the_units(debian: Container) -> None:
@@ -133,7 +40,7 @@ def test_systemd_finds_no_fault_in_the_units(debian: Container) -> None:
     assert checked.stdout + checked.stderr == ""
 
 
-@pytest.mark.parametrize("unit", SERVICES)
+@pytest.mark.parametrize("unit", [RELAY, CLIENT, SHOP])
 def test_a_service_may_do_little_but_its_work(debian: Container, unit: str) -> None:
     path = f"/etc/systemd/system/{unit.replace('@shop', '@')}"
     judge = ["systemd-analyze", "security", "--offline=yes", f"--threshold={SECURITY_LIMIT}"]
@@ -328,7 +235,7 @@ def test_several_clients_have_settings_and_state_of_their_own(machine: Container
     configure_relay(machine)
     machine.systemctl("start", RELAY)
     one = start_client(machine)
-    other = start_client(machine, "tunnel-client@shop.service", "clients/shop")
+    other = start_client(machine, SHOP, "clients/shop")
     assert one != other
     assert page(machine, one) == page(machine, other)
 

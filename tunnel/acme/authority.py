@@ -86,7 +86,7 @@ class Authority:
         except (OrderLost, Problem) as reason:
             if not is_gone(reason):
                 raise
-            log.info("order from before is gone", names=",".join(names), cause=reason)
+            log.info("order from before is gone", names=list(names), cause=reason)
             return None
 
     def renewal_window(self, certificate: Certificate) -> tuple[RenewalWindow | None, float]:

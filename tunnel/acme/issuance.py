@@ -179,7 +179,7 @@ class Issuer:
             if current is not None and record.leaf != current.leaf_hash.hex():
                 record = record.issued(current.leaf_hash, self._draw(), len(current.chain))
             ask_at = now + timedelta(seconds=ASK_SPREAD * self._draw())
-            kept_log = self._log.bind(names=",".join(names))
+            kept_log = self._log.bind(names=list(names))
             rest_until = _rested(current, now) if current else None
             kept = _Kept(names, kept_log, current, record, ask_at, rest_until=rest_until)
             self._kept[names] = kept

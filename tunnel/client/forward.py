@@ -17,7 +17,7 @@ from tunnel.protocol.frames import HEADER_LIMIT, FrameReader
 from tunnel.protocol.hello import alert
 from tunnel.protocol.messages import StreamHeader, StreamKind, decode_header
 from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
-from tunnel.stream import Prefixed, Stream, send_last, splice
+from tunnel.stream import Address, Prefixed, Stream, send_last, splice
 from tunnel.tls.terminate import TlsStream, terminate
 from tunnel.transport import tcp
 
@@ -91,20 +91,22 @@ class Forwarder:
         tell("answered a validation", **fields)
 
     async def _receive(self, stream: Prefixed, header: StreamHeader, endpoint: Endpoint) -> None:
-        host = header.peer[0]
-        if not endpoint.admits(host):
+        peer = Address(*header.peer)
+        fields = {"endpoint": endpoint.name, "name": header.name, "peer": peer, "id": header.id}
+        if not endpoint.admits(peer.host):
             # Not `not_serving`: the relay would only try another connection of ours.
             stream.abort(Code.ABORTED)
-            log.debug("visitor denied", endpoint=endpoint.name, visitor=host)
+            log.debug("visitor denied", **fields)
             return
+        log.debug("visitor", **fields)
         try:
             with endpoint.visits.visit():
                 await self._serve(stream, header, endpoint)
         except Refused as refusal:
-            log.debug("visitor turned away", endpoint=endpoint.name, visitor=host, cause=refusal)
+            log.debug("visitor turned away", cause=refusal, **fields)
             await _turn_away(stream, refusal.code)
         except (StreamReset, RemoteProtocolError) as error:
-            log.debug("visitor ended", endpoint=endpoint.name, visitor=host, cause=error)
+            log.debug("visitor ended", cause=error, **fields)
 
     async def _serve(self, stream: Prefixed, header: StreamHeader, endpoint: Endpoint) -> None:
         context = endpoint.context(header.name)

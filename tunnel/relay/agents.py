@@ -217,7 +217,7 @@ class Agents:
             session=link.session.label,
             peer=connection.peer,
             transport=connection.binding.transport,
-            names=",".join(decision.granted),
+            names=list(decision.granted),
             software=clipped(claim.software),
         )
         return link

@@ -109,7 +109,7 @@ class Front:
                 await self._routing.forward(visitor, hello, self._header(guest))
                 self.visits.validations_client += guest.kind is Arrival.VALIDATION
         except Refused as refusal:
-            log.debug("visitor not served", name=name, cause=refusal)
+            log.debug("visitor not served", name=name, peer=guest.caller.peer, cause=refusal)
             self.visits.turned_away[refusal.code.word] += 1
             answer = alert_for(refusal.code)
             if answer is not None:

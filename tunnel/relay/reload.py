@@ -104,7 +104,7 @@ def _expel(registry: Registry, farewell: Farewell, session: Session, refusal: Re
 def _take_names(
     registry: Registry, farewell: Farewell, session: Session, names: set[str], code: Code
 ) -> None:
-    log.info("names taken back", session=session.label, names=",".join(sorted(names)))
+    log.info("names taken back", session=session.label, names=sorted(names))
     session.granted -= names
     for link in session.links:
         lost = sorted(names & link.serving.keys())

@@ -102,6 +102,8 @@ class Routing:
     ) -> Failure | None:
         """Forward over one link; return why it failed, or None after a clean end."""
         link.streams += 1
+        where = {"session": link.session.label, "name": header.name, "peer": header.peer}
+        log.debug("stream to a client", id=header.id, kind=header.kind, **where)
         try:
             far = await self._open(link, header)
             with _unanswered(link.session, replay, far):

@@ -137,7 +137,8 @@ class PrefixedLines:
 
     def write(self, number: int, text: str) -> bool:
         """Say whether all of `text` was written, each line with its prefix; never waits."""
-        lines = "".join(f"<{number}>{line}\n" for line in text.split("\n"))
+        # To journald a NUL ends a line, too: what came after it would have a prefix of its own.
+        lines = "".join(f"<{number}>{line}\n" for line in re.split("[\n\0]", text))
         content = b"\n" * self._ends_within_line + lines.encode(errors="backslashreplace")
         written = 0
         with suppress(OSError):  # nobody reads any more, or the disk is full
@@ -210,7 +211,9 @@ class JournalHandler(logging.Handler):
             formatter = self.formatter or logging.Formatter()
             yield "TRACEBACK", formatter.formatException(record.exc_info)
         for key, value in fields_of(record).items():
-            if value is not None:
+            if isinstance(value, list):  # names: a field NAME for each, so that NAME=… finds all
+                yield from ((field_name(key.removesuffix("s")), str(each)) for each in value)
+            elif value is not None:
                 yield field_name(key), str(value)
 
     def close(self) -> None:

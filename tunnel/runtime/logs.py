@@ -21,7 +21,7 @@ def _stamp(record: logging.LogRecord) -> str:
 
 
 def _value(value: object) -> str:
-    text = str(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
     plain = text.isprintable() and not any(character in text for character in ' ="')
     return text if text and plain else json.dumps(text)
 
@@ -72,6 +72,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
 
 

@@ -194,6 +194,20 @@ def test_without_a_journal_a_line_has_its_priority_in_front(tmp_path: Path) -> N
     assert Path(stderr.name).read_text() == "<4>relay came peer=192.0.2.1:4 session=None\n"
 
 
+def test_no_text_ends_a_line_to_begin_with_a_priority_of_its_own(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as stderr, logging_to(f"{tmp_path}/none", stderr):
+        get_log("tunnel").info("came\0<0>forged\n<0>forged")
+    assert Path(stderr.name).read_text() == "<6>tunnel came\n<6><0>forged\n<6><0>forged\n"
+
+
+def test_each_of_several_names_is_a_field(journal: Journal) -> None:
+    with logging_to(journal.path):
+        get_log("tunnel").info("registered", names=["a.example", "b.example"])
+    entry = journal.next_entry()
+    assert entry["NAME"] == ["a.example", "b.example"]
+    assert entry["MESSAGE"] == ["tunnel registered names=a.example,b.example"]
+
+
 def test_every_line_of_a_traceback_has_its_priority_in_front(tmp_path: Path) -> None:
     with (tmp_path / "stderr").open("w") as stderr, logging_to(f"{tmp_path}/none", stderr):
         get_log("tunnel").error("went wrong", exception=ZeroDivisionError("by\nnone"))

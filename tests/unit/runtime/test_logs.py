@@ -47,6 +47,13 @@ def test_json_has_one_object_a_line() -> None:
     assert (row["level"], row["message"], row["peer"]) == ("error", "went wrong", "192.0.2.1:4")
 
 
+def test_json_has_several_names_as_a_list() -> None:
+    output = io.StringIO()
+    set_up_logs(LogSettings(format="json"), output)
+    get_log("tunnel").info("registered", names=["a.example", "b.example"])
+    assert json.loads(output.getvalue())["names"] == ["a.example", "b.example"]
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_bug_comes_with_its_traceback(form: str) -> None:
     assert "ZeroDivisionError" in "\n".join(
