@@ -65,7 +65,7 @@ class Stream(Protocol):
         since it is what frees the stream's place (`async with` does it, see `closing`).
         """
 
-    def join(self, far: "Stream") -> Awaitable[None] | None:
+    def join(self, far: "Stream", terms: "Splicing") -> Awaitable[None] | None:
         """Return what splices this pair below Python, or None if the pair has to be copied."""
 
 
@@ -151,8 +151,8 @@ class Prefixed:
     def abort(self, code: Code = Code.ABORTED) -> None:
         self._stream.abort(code)
 
-    def join(self, far: Stream) -> Awaitable[None] | None:
-        return None if self._first else self._stream.join(far)
+    def join(self, far: Stream, terms: "Splicing") -> Awaitable[None] | None:
+        return None if self._first else self._stream.join(far, terms)
 
 
 async def send_last(
@@ -203,6 +203,14 @@ class Tally:
             self._whole.count_back(size)
 
 
+@dataclass(frozen=True, slots=True)
+class Splicing:
+    """What holds for a pair while it is spliced; see `splice`."""
+
+    linger_timeout: float | None
+    tally: Tally
+
+
 async def splice(
     near: Stream,
     far: Stream,
@@ -217,22 +225,21 @@ async def splice(
     or raises, also when cancelled.
     """
     try:
-        joined = near.join(far)
+        terms = Splicing(linger_timeout, tally or Tally())
+        joined = near.join(far, terms)
         if joined is None:
-            joined = _splice_by_copying(near, far, linger_timeout, tally or Tally())
+            joined = _splice_by_copying(near, far, terms)
         await joined
     finally:
         near.abort()
         far.abort()
 
 
-async def _splice_by_copying(
-    near: Stream, far: Stream, linger_timeout: float | None, tally: Tally
-) -> None:
-    linger = _Linger((near, far), linger_timeout)
+async def _splice_by_copying(near: Stream, far: Stream, terms: Splicing) -> None:
+    linger = _Linger((near, far), terms.linger_timeout)
     cuts: list[Code] = []
-    forth = _Way(near, far, tally.count_forth)
-    back = _Way(far, near, tally.count_back)
+    forth = _Way(near, far, terms.tally.count_forth)
+    back = _Way(far, near, terms.tally.count_back)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_copy_one_way(forth, linger, cuts), name="splice")

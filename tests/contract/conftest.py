@@ -1,6 +1,7 @@
 """Every loop and every transport on which the contract of tunnel.stream has to hold."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
@@ -11,9 +12,10 @@ import uvloop
 from tests.contract.http2_pair import http2_pair
 from tests.contract.quic_pair import quic_pair
 from tunnel.stream import Address, Connection, Stream
+from tunnel.transport import tcp
+from tunnel.transport.direct import stream as direct
 from tunnel.transport.memory import memory_pair
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener, connect, wrap
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -74,10 +76,11 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return PAIRS[request.param]
 
 
-@pytest.fixture(params=[*PAIRS, "tcp"])
+@pytest.fixture(params=[*PAIRS, "tcp", "direct"])
 def link(request: pytest.FixtureRequest) -> Link:
     """All transports, as a source of pairs of streams: the opener's end and the other."""
-    return tcp_link if request.param == "tcp" else lambda: pair_link(PAIRS[request.param])
+    sockets: dict[str, Link] = {"tcp": tcp_link, "direct": direct_link}
+    return sockets.get(request.param) or (lambda: pair_link(PAIRS[request.param]))
 
 
 @asynccontextmanager
@@ -99,11 +102,31 @@ async def pair_link(pair: Pair) -> AsyncIterator[Opener]:
 @asynccontextmanager
 async def tcp_link() -> AsyncIterator[Opener]:
     """Open sockets on loopback; all are cut at the end."""
-    listener = TcpListener(Address("127.0.0.1", 0))
+    async with socket_link(tcp.connect, tcp.wrap) as opener:
+        yield opener
+
+
+@asynccontextmanager
+async def direct_link() -> AsyncIterator[Opener]:
+    """As `tcp_link`, with sockets that belong to the poller."""
+
+    async def wrap(sock: socket.socket) -> Stream:
+        return direct.DirectStream(sock)
+
+    async with socket_link(direct.connect, wrap) as opener:
+        yield opener
+
+
+@asynccontextmanager
+async def socket_link(
+    connect: Callable[[Address, float], Awaitable[Stream]],
+    wrap: Callable[[socket.socket], Awaitable[Stream]],
+) -> AsyncIterator[Opener]:
+    listener = tcp.TcpListener(Address("127.0.0.1", 0))
     streams: list[Stream] = []
 
     async def open_both() -> tuple[Stream, Stream]:
-        near = await connect(listener.address, timeout=5)
+        near = await connect(listener.address, 5)
         far = await wrap(await listener.accept())
         streams.extend((near, far))
         return near, far

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from tunnel.errors import Code, StreamReset
 from tunnel.protocol.hello import MAX_HELLO_BYTES
-from tunnel.stream import Stream
+from tunnel.stream import Splicing, Stream
 
 
 class ReplayableVisitor:
@@ -113,7 +113,7 @@ class ReplayableVisitor:
             if self._listening is not None:
                 self._listening.reschedule(asyncio.get_running_loop().time())
 
-    def join(self, far: Stream) -> Awaitable[None] | None:
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
         """Return None: a visit that may begin anew has to be copied."""
-        del far
+        del far, terms
         return None

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 from tunnel.errors import Code
 from tunnel.relay.limits import TokenBucket
-from tunnel.stream import Stream
+from tunnel.stream import Splicing, Stream
 
 
 class ThrottledStream:
@@ -41,7 +41,7 @@ class ThrottledStream:
     def abort(self, code: Code = Code.ABORTED) -> None:
         self._stream.abort(code)
 
-    def join(self, far: Stream) -> Awaitable[None] | None:
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
         """Return None: bytes that are counted have to be copied."""
-        del far
+        del far, terms
         return None

@@ -11,7 +11,7 @@ import ssl
 from contextlib import suppress
 
 from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamReset
-from tunnel.stream import Stream
+from tunnel.stream import Splicing, Stream
 
 RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
 CHUNK_BYTES = 64 * 1024  # sealed before it goes down, opened before it goes up: 4 records
@@ -110,7 +110,7 @@ class TlsStream:
             self._cut = code
         self._below.abort(code)
 
-    def join(self, far: Stream) -> None:
+    def join(self, far: Stream, terms: Splicing) -> None:
         """Return None: the pair has to be copied."""
 
     def _open_sealed(self) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tunnel.errors import DialFailed
@@ -28,6 +29,17 @@ async def connect_socket(address: Address, timeout: float) -> socket.socket:
         raise DialFailed(f"cannot connect to {address}: no answer within {timeout:g} s") from error
     except (OSError, UnicodeError) as error:  # IDNA takes some names for no names
         raise DialFailed(f"cannot connect to {address}: {reason_of(error)}") from error
+
+
+async def connect_unix_socket(path: Path, timeout: float) -> socket.socket:
+    """Return a non-blocking socket connected to a Unix socket; raises DialFailed. Cancel-safe."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await _connect_to((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", str(path)))
+    except TimeoutError as error:
+        raise DialFailed(f"cannot connect to {path}: no answer within {timeout:g} s") from error
+    except OSError as error:
+        raise DialFailed(f"cannot connect to {path}: {reason_of(error)}") from error
 
 
 async def _connect_any(found: Sequence[tuple[Any, ...]], share: float) -> socket.socket:

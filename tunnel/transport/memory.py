@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError
-from tunnel.stream import Address, Binding, Stream
+from tunnel.stream import Address, Binding, Splicing, Stream
 from tunnel.transport.inbox import CHUNK_MAX_BYTES, Inbox
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingLot
@@ -56,7 +56,8 @@ class MemoryStream:
         self.cut(code)
         self._connection.leave(self)
 
-    def join(self, far: Stream) -> Awaitable[None] | None:  # noqa: ARG002 - nothing to join below
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
+        del far, terms  # nothing to join below
         return None
 
     def take(self, data: bytes) -> None:

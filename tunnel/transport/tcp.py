@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from tunnel.errors import Code, ConnectionLost, DialFailed, LocalProtocolError
-from tunnel.stream import Address, Stream
+from tunnel.stream import Address, Splicing, Stream
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.resets import reset_watch
 
@@ -113,7 +113,8 @@ class TcpStream(asyncio.BufferedProtocol):
             self._reset()
         self._cut(code)
 
-    def join(self, far: Stream) -> Awaitable[None] | None:  # noqa: ARG002 - no pair is joined yet
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
+        del far, terms  # no pair is joined yet
         return None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

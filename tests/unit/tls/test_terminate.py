@@ -20,6 +20,7 @@ from tests.unit.tls.wire import (
     wire,
 )
 from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamReset
+from tunnel.stream import Splicing, Tally
 from tunnel.tls.contexts import visitor_server_context
 from tunnel.tls.terminate import TlsStream, terminate
 
@@ -353,7 +354,8 @@ def test_a_stream_shows_its_state() -> None:
 
 def test_a_pair_is_never_joined_below() -> None:
     async def body(stream: TlsStream, visitor: Visitor) -> None:
-        assert stream.join(stream) is None  # type: ignore[func-returns-value] # that is the point
+        terms = Splicing(None, Tally())
+        assert stream.join(stream, terms) is None  # type: ignore[func-returns-value] # the point
 
     run(body)
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from tunnel.errors import Code, StreamReset
-from tunnel.stream import Stream
+from tunnel.stream import Splicing, Stream
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.contexts import visitor_server_context
 from tunnel.tls.terminate import TlsStream, terminate
@@ -54,8 +54,8 @@ class Wire:
             end.cut = code if end.cut is None else end.cut
             end.changed.set()
 
-    def join(self, far: Stream) -> None:  # noqa: ARG002 - the contract's signature
-        return None
+    def join(self, far: Stream, terms: Splicing) -> None:
+        del far, terms
 
     async def _wait(self) -> None:
         self._check()

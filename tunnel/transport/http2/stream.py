@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from tunnel.errors import Code, LocalProtocolError
-from tunnel.stream import Stream
+from tunnel.stream import Splicing, Stream
 from tunnel.transport.http2.sending import CONTROL_ID, Outbox, Sender
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.parking import ParkingLot
@@ -71,7 +71,8 @@ class Http2Stream:
         self.cut(code)
         self._carrier.leave(self, code)
 
-    def join(self, far: Stream) -> Awaitable[None] | None:  # noqa: ARG002 - no socket of its own
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
+        del far, terms  # no socket of its own
         return None
 
     def arrive(self, data: bytes) -> None:

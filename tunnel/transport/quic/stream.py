@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from tunnel.errors import Code, LocalProtocolError
-from tunnel.stream import Stream
+from tunnel.stream import Splicing, Stream
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.quic.writing import CONTROL_STREAM
 from tunnel.transport.window import ReceiveWindow
@@ -75,7 +75,8 @@ class TunnelStream:
         else:
             self._connection.lot.leave(self._parked)
 
-    def join(self, far: Stream) -> Awaitable[None] | None:  # noqa: ARG002 - never below Python
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
+        del far, terms  # never below Python
         return None
 
     # What the connection tells

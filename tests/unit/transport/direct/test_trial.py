@@ -1,0 +1,168 @@
+"""A visitor on a spare that has not answered yet: what it said is kept, and given to the next."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from tests.unit.transport.direct.pairs import connected, cut
+from tunnel.errors import Code
+from tunnel.transport.direct.joint import Terms
+from tunnel.transport.direct.poller import poller
+from tunnel.transport.direct.trial import SAID_MAX_BYTES, TCP_USER_TIMEOUT, Outcome, Trial
+
+
+@dataclass
+class Scene:
+    """A trial, and the two ends that a test holds."""
+
+    trial: Trial
+    visitor: socket.socket
+    client: socket.socket
+    inner: socket.socket  # the visitor's, as the relay has it
+
+
+@asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    """Begin a trial with a header and a hello."""
+    visitor, inner = connected()
+    spare, client = connected()
+    poller().watch(spare, lambda _: None)
+    trial = Trial(poller(), inner, spare, Terms(linger_timeout=5))
+    trial.begin(b"header", b"hello", silence_timeout=5)
+    try:
+        yield Scene(trial, visitor, client, inner)
+    finally:
+        trial.cut(Code.ABORTED)
+        for sock in (visitor, client, inner):
+            sock.close()
+
+
+async def read(sock: socket.socket, size: int) -> bytes:
+    """Return exactly so many bytes."""
+    loop, received = asyncio.get_running_loop(), b""
+    while len(received) < size:
+        piece = await loop.sock_recv(sock, size - len(received))
+        assert piece
+        received += piece
+    return received
+
+
+def test_header_and_hello_arrive_and_the_answer_joins_the_two() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            assert await read(s.client, 11) == b"headerhello"
+            await loop.sock_sendall(s.visitor, b" and more")
+            assert await read(s.client, 9) == b" and more"
+            await loop.sock_sendall(s.client, b"answer")
+            assert await read(s.visitor, 6) == b"answer"
+            await loop.sock_sendall(s.visitor, b"question")
+            assert await read(s.client, 8) == b"question"
+            for one, other in ((s.client, s.visitor), (s.visitor, s.client)):
+                one.shutdown(socket.SHUT_WR)
+                assert await loop.sock_recv(other, 10) == b""
+            assert await s.trial.settled is Outcome.ANSWERED
+
+    asyncio.run(body(), debug=True)
+
+
+@pytest.mark.parametrize("end", ["finish", "reset"])
+def test_a_spare_that_ends_unanswered_leaves_the_visitor_and_what_it_said(end: str) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            await loop.sock_sendall(s.visitor, b" and more")
+            assert await read(s.client, 20) == b"headerhello and more"
+            if end == "reset":
+                cut(s.client)
+            else:
+                s.client.close()
+            assert await s.trial.settled is Outcome.LOST
+            assert bytes(s.trial.said) == b"hello and more"
+            await loop.sock_sendall(s.visitor, b" still here")
+            assert await read(s.inner, 11) == b" still here"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_an_answer_that_comes_with_its_end_is_an_answer() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            s.client.send(b"alert")
+            s.client.shutdown(socket.SHUT_WR)
+            assert await read(s.visitor, 5) == b"alert"
+            assert await loop.sock_recv(s.visitor, 10) == b""
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_visitor_that_leaves_unanswered_takes_the_spare_along() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            await read(s.client, 11)
+            cut(s.visitor)
+            assert await s.trial.settled is Outcome.GONE
+            with pytest.raises(ConnectionResetError):
+                await loop.sock_recv(s.client, 10)
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_visitor_that_finishes_unanswered_still_gets_its_answer() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            s.visitor.shutdown(socket.SHUT_WR)
+            assert await read(s.client, 11) == b"headerhello"
+            assert await loop.sock_recv(s.client, 10) == b""
+            await loop.sock_sendall(s.client, b"answer")
+            assert await read(s.visitor, 6) == b"answer"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_visitor_that_says_more_than_can_be_kept_stays_with_its_spare() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(loop.sock_sendall(s.visitor, bytes(300_000)))
+                await read(s.client, 11 + 300_000)
+            assert len(s.trial.said) == 0 < SAID_MAX_BYTES
+            s.client.close()
+            assert await loop.sock_recv(s.visitor, 10) == b""
+
+    asyncio.run(body(), debug=True)
+
+
+def test_only_an_unanswered_trial_can_be_given_up() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as waiting, scene() as answered:
+            await loop.sock_sendall(answered.client, b"answer")
+            await read(answered.visitor, 6)
+            for each in (waiting, answered):
+                each.trial.give_up()
+            assert await waiting.trial.settled is Outcome.LOST
+            assert not answered.trial.settled.done()
+
+    asyncio.run(body(), debug=True)
+
+
+def test_silence_is_judged_before_the_answer_only() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene() as s:
+            silence = (socket.IPPROTO_TCP, TCP_USER_TIMEOUT)
+            assert s.trial.spare.getsockopt(*silence) == 5000
+            await loop.sock_sendall(s.client, b"answer")
+            await read(s.visitor, 6)
+            assert s.trial.spare.getsockopt(*silence) == 0  # a reader may stall for hours
+
+    asyncio.run(body(), debug=True)

@@ -1,0 +1,191 @@
+"""Two sockets joined: both ways are moved below Python until both have ended, or either is cut."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tunnel.errors import Code
+from tunnel.stream import TOLD_BYTES, Tally
+from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, Poller
+from tunnel.transport.direct.way import Way
+
+_LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long a pair may be still, in seconds, and where its bytes are counted.
+
+    After one side has finished, `linger_timeout` holds for the other besides.
+    """
+
+    linger_timeout: float | None = None
+    idle_timeout: float | None = None
+    tally: Tally = field(default_factory=Tally)
+
+
+class Joint:
+    """A pair; `settle` is called once, with OK after a clean end of both ways, else with the code.
+
+    It owns both sockets from `start` on, and they are watched by `poller` already. A cut of either
+    is a cut of both: it never looks like an end.
+    """
+
+    __slots__ = (
+        "_poller",
+        "_settle",
+        "_terms",
+        "_timer",
+        "back",
+        "far",
+        "forth",
+        "moved_at",
+        "near",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        near: socket.socket,
+        far: socket.socket,
+        terms: Terms,
+        settle: Callable[[Code], None],
+    ) -> None:
+        self._poller = poller
+        self._terms = terms
+        self._settle: Callable[[Code], None] | None = settle
+        self._timer: asyncio.TimerHandle | None = None
+        self.near = near
+        self.far = far
+        self.forth = Way(near, far, poller.pipes)
+        self.back = Way(far, near, poller.pipes)
+        self.moved_at = 0.0
+
+    def __repr__(self) -> str:
+        state = "joined" if self._settle is not None else "over"
+        return f"<Joint {state} forth={self.forth!r} back={self.back!r}>"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has been settled."""
+        return self._settle is None
+
+    def start(self) -> None:
+        """Take the sockets over and move what they have already."""
+        self._poller.hand_over(self.near, self._wake_near)
+        self._poller.hand_over(self.far, self._wake_far)
+        self._wait_at_most(self._terms.idle_timeout)
+        self._resume_back()
+        self._resume_forth()
+
+    def cut(self, code: Code = Code.ABORTED) -> None:
+        """Reset both; after the end it does nothing."""
+        for sock in (self.near, self.far):
+            reset(sock)
+        self._end(code)
+
+    def cut_unfinished(self, code: Code) -> None:
+        """Reset both unless all there is left is to bring the near side its last bytes."""
+        if not (self.forth.is_finished and self.back.is_ending):
+            self.cut(code)
+
+    # -- events
+
+    def _wake_near(self, events: int) -> None:
+        self._wake(events, self.forth, self.back)
+
+    def _wake_far(self, events: int) -> None:
+        self._wake(events, self.back, self.forth)
+
+    def _wake(self, events: int, outward: Way, inward: Way) -> None:
+        """One socket has news: `outward` begins at it, `inward` ends there."""
+        if events & WRITABLE and inward.is_blocked:
+            inward.is_blocked = False
+            self._pump(inward)
+        if events & READABLE:
+            if events & ENDING:
+                outward.is_ending = True
+            self._pump(outward)
+        if events & FAILED:
+            self.cut()
+
+    def _resume_forth(self) -> None:
+        self._pump(self.forth)
+
+    def _resume_back(self) -> None:
+        self._pump(self.back)
+
+    def _pump(self, way: Way) -> None:
+        if self._settle is None or way.is_finished:
+            return
+        try:
+            has_more = way.pump()
+        except OSError:
+            self.cut()
+            return
+        self._note(way)
+        if has_more:
+            self._poller.revisit(self._resume_forth if way is self.forth else self._resume_back)
+
+    # -- what follows
+
+    def _note(self, way: Way) -> None:
+        if self._timer is not None:
+            self.moved_at = asyncio.get_running_loop().time()
+        if way.passed >= TOLD_BYTES:
+            self._tell()
+        if way.is_finished:
+            if self.forth.is_finished and self.back.is_finished:
+                self._end(Code.OK)
+            else:
+                self._wait_at_most(self._terms.linger_timeout)
+
+    def _tell(self) -> None:
+        tally, forth, back = self._terms.tally, self.forth, self.back
+        tally.count_forth(forth.passed)
+        tally.count_back(back.passed)
+        forth.passed = back.passed = 0
+
+    def _end(self, code: Code) -> None:
+        if self._settle is None:
+            return
+        settle, self._settle = self._settle, None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tell()
+        for way in (self.forth, self.back):
+            way.drop()
+        for sock in (self.near, self.far):
+            self._poller.close(sock)
+        settle(code)
+
+    # -- stillness
+
+    def _wait_at_most(self, timeout: float | None) -> None:
+        """Cut the pair once nothing has moved for so long; a shorter time-out takes over."""
+        if timeout is None:
+            return
+        loop = asyncio.get_running_loop()
+        self.moved_at = loop.time()
+        due = self.moved_at + timeout
+        if self._timer is None or due < self._timer.when():
+            self._arm(loop, timeout)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_at(self.moved_at + timeout, self._check, loop, timeout)
+
+    def _check(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        if loop.time() < self.moved_at + timeout:
+            self._arm(loop, timeout)
+        else:
+            self.cut(Code.TIMEOUT)
+
+
+def reset(sock: socket.socket) -> None:
+    """Let the close of a socket be a reset; does nothing to one that is closed."""
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

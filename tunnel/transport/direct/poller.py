@@ -1,0 +1,119 @@
+"""One edge-triggered epoll for all direct sockets of a loop, and itself one reader of that loop.
+
+The loop is woken once for a whole batch of events, which costs a third less for a new visitor than
+a reader per socket.
+"""
+
+import asyncio
+import select
+import socket
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from tunnel.log import get_log
+from tunnel.transport.direct.pipes import PipeShelf
+
+log = get_log(__name__)
+
+WRITABLE = select.EPOLLOUT
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # after which no event will come
+FAILED = select.EPOLLERR
+_WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_BATCH = 512  # events
+
+Wake = Callable[[int], None]
+"""Called with the events of a socket; it reads or writes until that would block."""
+
+
+class Poller:
+    """Watches sockets and calls whoever owns them; all in the loop's thread.
+
+    Sockets are closed after a batch, never inside it: their numbers would be given to others of
+    whom the batch knows nothing.
+    """
+
+    def __init__(self) -> None:
+        self.pipes = PipeShelf()
+        self._epoll = select.epoll()
+        self._wakes: dict[int, Wake] = {}  # by descriptor
+        self._due: list[Callable[[], None]] = []
+        self._leaving: list[socket.socket] = []
+        self._is_in_turn = False
+        self._is_reader = False
+
+    def __repr__(self) -> str:
+        return f"<Poller {len(self._wakes)} sockets>"
+
+    def watch(self, sock: socket.socket, wake: Wake) -> None:
+        """Call `wake` with every change of a non-blocking socket, the first time very soon."""
+        if not self._is_reader:
+            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._turn)
+            self._is_reader = True
+        self._epoll.register(sock, _WATCHED)
+        self._wakes[sock.fileno()] = wake
+
+    def hand_over(self, sock: socket.socket, wake: Wake) -> None:
+        """Call another owner from now on; what has changed before, it has to find out itself."""
+        self._wakes[sock.fileno()] = wake
+
+    def forget(self, sock: socket.socket) -> None:
+        """Watch a socket no more, which stays open."""
+        if self._wakes.pop(sock.fileno(), None) is not None:
+            self._epoll.unregister(sock)
+            self._rest()
+
+    def close(self, sock: socket.socket) -> None:
+        """Close a socket as soon as that is safe, and watch it no more."""
+        if sock.fileno() < 0:
+            return
+        self._wakes.pop(sock.fileno(), None)
+        if self._is_in_turn:
+            self._leaving.append(sock)
+        else:
+            sock.close()
+            self._rest()
+
+    def revisit(self, work: Callable[[], None]) -> None:
+        """Call `work` in the next turn: others come first."""
+        if not self._due and not self._is_in_turn:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._due.append(work)
+
+    def _turn(self) -> None:
+        due, self._due = self._due, []
+        self._is_in_turn = True
+        try:
+            for work in due:
+                work()
+            for descriptor, events in self._epoll.poll(0, _BATCH):
+                wake = self._wakes.get(descriptor)
+                if wake is not None:  # else it was given up earlier in this batch
+                    wake(events)
+        finally:
+            self._is_in_turn = False
+            for sock in self._leaving:
+                sock.close()
+            self._leaving.clear()
+            if self._due:
+                asyncio.get_running_loop().call_soon(self._turn)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Leave nothing behind in the loop when there is nothing to watch."""
+        if self._is_reader and not self._wakes and not self._due:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._is_reader = False
+            self.pipes.close()
+
+
+_pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, Poller] = WeakKeyDictionary()
+
+
+def poller() -> Poller:
+    """Return the poller of the running loop."""
+    loop = asyncio.get_running_loop()
+    found = _pollers.get(loop)
+    if found is None:
+        found = _pollers[loop] = Poller()
+    return found

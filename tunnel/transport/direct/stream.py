@@ -1,0 +1,190 @@
+"""A direct socket as a Stream, and the way from a pair of them to a joint."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable
+from pathlib import Path
+
+from tunnel.errors import Code, LocalProtocolError, StreamReset
+from tunnel.stream import Address, Splicing, Stream
+from tunnel.transport.dialling import connect_socket, connect_unix_socket
+from tunnel.transport.direct.joint import Joint, Terms, reset
+from tunnel.transport.direct.poller import FAILED, READABLE, WRITABLE, poller
+from tunnel.transport.tcp import READ_BYTES, address_of, tune
+
+TURN_READS = 16  # reads in a row that never had to wait; then the rest of the loop has its turn
+
+
+class DirectStream:
+    """A connected non-blocking socket, which it takes over; `first` was read off it already.
+
+    The code of an abort stays on this side: TCP carries none.
+    """
+
+    __slots__ = (
+        "_cut",
+        "_first",
+        "_is_finished",
+        "_joint",
+        "_poller",
+        "_reader",
+        "_reads",
+        "_sock",
+        "_writer",
+        "has_ended",
+    )
+
+    def __init__(self, sock: socket.socket, first: bytes = b"") -> None:
+        self._sock = sock
+        self._first = first
+        self._poller = poller()
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._cut: Code | None = None
+        self._is_finished = False
+        self._joint: Joint | None = None
+        self._reads = 0
+        self.has_ended = False
+        self._poller.watch(sock, self._wake)
+
+    def __repr__(self) -> str:
+        halves = (("finished", self._is_finished), ("ended", self.has_ended))
+        states = ["cut"] if self._cut is not None else [word for word, claim in halves if claim]
+        return f"<DirectStream {' '.join(states) or 'open'}>"
+
+    @property
+    def peer(self) -> Address:
+        """The far end; an empty host for a Unix socket."""
+        return address_of(self._sock.getpeername())
+
+    async def receive(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        self._check()
+        self._reads += 1
+        if self._reads > TURN_READS:
+            self._reads = 0
+            await asyncio.sleep(0)
+        while not self.has_ended:
+            self._check()
+            try:
+                data = self._sock.recv(READ_BYTES)
+            except BlockingIOError:
+                await self._wait_to_read()
+            except OSError:
+                self.abort()
+            else:
+                self.has_ended = not data
+                return data
+        return b""
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._is_finished:
+            raise LocalProtocolError("send after finish")
+        self._check()
+        left = memoryview(data).cast("B")
+        while left:
+            try:
+                left = left[self._sock.send(left) :]
+            except BlockingIOError:
+                await self._wait_to_write()
+            except OSError:
+                self.abort()
+            self._check()
+
+    async def finish(self) -> None:
+        if self._is_finished:
+            return
+        self._check()
+        self._is_finished = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:  # the peer's RST overtook us
+            self.abort()
+            self._check()
+
+    def abort(self, code: Code = Code.ABORTED) -> None:
+        if self._cut is not None:
+            return
+        self._cut = code
+        if self._joint is not None:
+            self._joint.cut(code)
+        else:
+            if not (self.has_ended and self._is_finished):
+                reset(self._sock)
+            self._poller.close(self._sock)
+        for waiter in (self._reader, self._writer):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
+        if not isinstance(far, DirectStream) or self._is_halved or far._is_halved:  # noqa: SLF001 - of our own kind
+            return None
+        self._check()
+        far._check()  # noqa: SLF001 - as above
+        return self._run_joint(far, terms)
+
+    @property
+    def _is_halved(self) -> bool:
+        """Whether either half has ended already, of which a joint would know nothing."""
+        return self.has_ended or self._is_finished
+
+    async def _run_joint(self, far: "DirectStream", terms: Splicing) -> None:
+        ended: asyncio.Future[Code] = asyncio.get_running_loop().create_future()
+
+        def settle(code: Code) -> None:
+            if not ended.done():
+                ended.set_result(code)
+
+        far_sock, rules = far._sock, Terms(terms.linger_timeout, tally=terms.tally)  # noqa: SLF001 - as above
+        joint = Joint(self._poller, self._sock, far_sock, rules, settle)
+        joint.forth.rest, self._first = self._first, b""
+        joint.back.rest, far._first = far._first, b""  # noqa: SLF001 - as above
+        self._joint = far._joint = joint  # noqa: SLF001 - as above
+        joint.start()
+        code = await ended
+        if code is not Code.OK:
+            raise StreamReset(code)
+
+    # -- waiting
+
+    def _wake(self, events: int) -> None:
+        if events & FAILED:
+            self.abort()
+            return
+        if events & READABLE and self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+        if events & WRITABLE and self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    async def _wait_to_read(self) -> None:
+        self._reads = 0
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    async def _wait_to_write(self) -> None:
+        self._writer = asyncio.get_running_loop().create_future()
+        try:
+            await self._writer
+        finally:
+            self._writer = None
+
+    def _check(self) -> None:
+        if self._cut is not None:
+            raise StreamReset(self._cut)
+
+
+async def connect(target: Address | Path, timeout: float) -> DirectStream:
+    """Connect to a TCP address, trying all that its name resolves to, or to a Unix socket.
+
+    Raises DialFailed. Cancel-safe.
+    """
+    if isinstance(target, Path):
+        return DirectStream(await connect_unix_socket(target, timeout))
+    sock = await connect_socket(target, timeout)
+    tune(sock)
+    return DirectStream(sock)

@@ -1,0 +1,180 @@
+"""A visitor and the spare that it was given, until the first byte comes back.
+
+What the visitor says is kept that long, so that it can be said again to another: a spare may have
+died unnoticed behind some NAT. With the first byte the pair becomes a joint.
+"""
+
+import asyncio
+import socket
+from enum import Enum, auto
+
+from tunnel.errors import Code
+from tunnel.transport.direct.joint import Joint, Terms, reset
+from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, Poller
+
+TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
+SAID_MAX_BYTES = 16 * 1024  # kept of a visitor (docs/protocol.md §4)
+
+
+class Outcome(Enum):
+    """How a trial has ended; `joint` says more of an answered one."""
+
+    ANSWERED = auto()
+    LOST = auto()  # the spare ended first: the visitor is untouched
+    GONE = auto()  # the visitor did
+
+
+class Trial:
+    """One attempt; awaiting `settled` returns its outcome, once the joint is over if there is one.
+
+    `said` is all that the visitor has said so far. `header` goes before it. Both sockets are the
+    trial's until it is LOST: then the visitor's is the caller's again.
+    """
+
+    __slots__ = (
+        "_outcome",
+        "_poller",
+        "_terms",
+        "_unsent",
+        "joint",
+        "said",
+        "settled",
+        "spare",
+        "visitor",
+    )
+
+    def __init__(
+        self, poller: Poller, visitor: socket.socket, spare: socket.socket, terms: Terms
+    ) -> None:
+        self._poller = poller
+        self._terms = terms
+        self._unsent = b""
+        self._outcome: Outcome | None = None
+        self.visitor = visitor
+        self.spare = spare
+        self.said = bytearray()
+        self.joint: Joint | None = None
+        self.settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        return f"<Trial {self._outcome and self._outcome.name} {len(self.said)} bytes said>"
+
+    def begin(self, header: bytes, said: bytes, silence_timeout: float) -> None:
+        """Send what there is, and wait for an answer.
+
+        A spare whose kernel acknowledges nothing for `silence_timeout` seconds is lost.
+        """
+        self.said += said
+        self._unsent = header + said
+        self._set_silence(int(silence_timeout * 1000))
+        self._poller.hand_over(self.spare, self._wake_spare)
+        self._poller.watch(self.visitor, self._wake_visitor)
+        self._give()
+
+    def give_up(self) -> None:
+        """End an attempt that nobody has answered yet: it may be made elsewhere."""
+        if self._outcome is None:
+            self._lose()
+
+    def cut(self, code: Code) -> None:
+        """Reset both sockets, whatever has come of it."""
+        if self.joint is not None:
+            self.joint.cut(code)
+        elif self._outcome is None:
+            self._part(Outcome.GONE)
+
+    def cut_unfinished(self, code: Code) -> None:
+        """Reset both sockets unless only last bytes for the visitor are left."""
+        if self.joint is not None:
+            self.joint.cut_unfinished(code)
+        else:
+            self.give_up()
+
+    # -- events
+
+    def _wake_spare(self, events: int) -> None:
+        if events & READABLE:
+            self._look(events)
+        elif events & WRITABLE:
+            self._give()
+
+    def _look(self, events: int) -> None:
+        """Begin the joint if a byte has come, lose the spare if its end has."""
+        try:
+            is_answer = not events & ENDING or bool(self.spare.recv(1, socket.MSG_PEEK))
+        except OSError:
+            is_answer = False
+        if is_answer:
+            self._join()
+        else:
+            self._lose()
+
+    def _wake_visitor(self, events: int) -> None:
+        if events & FAILED:
+            self._part(Outcome.GONE)
+        elif events & READABLE:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Take what the visitor says, as long as all of it can be kept."""
+        room = SAID_MAX_BYTES - len(self.said)
+        try:
+            while room > 0 and (data := self.visitor.recv(room)):
+                room -= len(data)
+                self.said += data
+                self._unsent += data
+        except BlockingIOError:
+            self._give()
+        except OSError:
+            self._part(Outcome.GONE)
+        else:
+            self._join()  # it says more than can be kept, or has ended: the joint sees to that
+
+    def _give(self) -> None:
+        try:
+            sent = self.spare.send(self._unsent) if self._unsent else 0
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lose()
+            return
+        self._unsent = self._unsent[sent:]
+
+    # -- outcomes
+
+    def _set_silence(self, milliseconds: int) -> None:
+        if self.spare.family != socket.AF_UNIX:
+            self.spare.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
+
+    def _join(self) -> None:
+        self._outcome = Outcome.ANSWERED
+        self.said.clear()
+        try:
+            self._set_silence(0)  # a reader may take its time
+        except OSError:
+            self._part(Outcome.GONE)
+            return
+        self.joint = Joint(self._poller, self.visitor, self.spare, self._terms, self._end)
+        self.joint.forth.rest, self._unsent = self._unsent, b""
+        self.joint.start()
+
+    def _end(self, _code: Code) -> None:
+        self._settle(Outcome.ANSWERED)
+
+    def _lose(self) -> None:
+        self._outcome = Outcome.LOST
+        reset(self.spare)
+        self._poller.close(self.spare)
+        self._poller.forget(self.visitor)
+        self._settle(Outcome.LOST)
+
+    def _part(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        for sock in (self.visitor, self.spare):
+            reset(sock)
+            self._poller.close(sock)
+        self._settle(outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        if not self.settled.done():
+            self.settled.set_result(outcome)

@@ -1,0 +1,155 @@
+"""One direction between two sockets: short messages are copied, long ones spliced.
+
+Copying costs the fewest system calls for a few bytes; splicing moves a bulk transfer through a pipe
+without any of it entering Python. A read that fills the buffer is bulk; a wake-up that moves little
+ends that. Nothing here waits: the owner calls `pump` when a socket has news.
+"""
+
+import os
+import socket
+
+from tunnel.transport.direct.pipes import Pipe, PipeShelf
+
+BUFFER_BYTES = 64 * 1024
+BULK_BYTES = 16 * 1024  # a wake-up that splices less goes back to copying
+ROUNDS = 16  # reads in one turn, then the others have theirs
+_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+_buffer = bytearray(BUFFER_BYTES)  # shared: what is in it never outlives the call
+_view = memoryview(_buffer)
+
+
+class Way:
+    """Bytes from `source` to `sink` in order, and then the end.
+
+    `rest` are bytes that come before all others. `is_blocked` while the sink takes nothing: its
+    next event says so. `is_ending` while the source may have had its last event: it is then
+    read until it says otherwise.
+    """
+
+    __slots__ = (
+        "_moved",
+        "_pipe",
+        "_shelf",
+        "is_blocked",
+        "is_bulk",
+        "is_ending",
+        "is_finished",
+        "passed",
+        "rest",
+        "sink",
+        "source",
+    )
+
+    def __init__(self, source: socket.socket, sink: socket.socket, shelf: PipeShelf) -> None:
+        self.source = source
+        self.sink = sink
+        self.rest = b""
+        self.passed = 0  # bytes that the sink was given
+        self.is_blocked = False
+        self.is_bulk = False
+        self.is_ending = True
+        self.is_finished = False  # the sink was told the end
+        self._shelf = shelf
+        self._pipe: Pipe | None = None
+        self._moved = 0  # spliced since the last wake-up
+
+    def __repr__(self) -> str:
+        claims = (("bulk", self.is_bulk), ("blocked", self.is_blocked), ("end", self.is_finished))
+        return f"<Way {self.passed} bytes {' '.join(word for word, claim in claims if claim)}>"
+
+    def pump(self) -> bool:
+        """Move what can be moved now; return whether there is more, for another turn.
+
+        Raises OSError if either socket has failed.
+        """
+        if self.is_blocked or self.is_finished:
+            return False
+        self._moved = 0
+        for _ in range(ROUNDS):
+            if (self.rest or self._pipe is not None) and not self._give():
+                return False
+            more = self._splice() if self.is_bulk else self._copy()
+            if not more:
+                return False
+        return True
+
+    def drop(self) -> None:
+        """Give up what is in hand, once no more is to be moved."""
+        self.rest = b""
+        self._release()
+
+    def _give(self) -> bool:
+        """Give the sink what is in hand; return whether it took all."""
+        if self.rest:
+            rest, self.rest = self.rest, b""
+            self._send(memoryview(rest))
+        if self._pipe is not None and not self.is_blocked:
+            self._drain(self._pipe)
+        return not self.is_blocked
+
+    def _send(self, octets: memoryview) -> None:
+        try:
+            sent = self.sink.send(octets)
+        except BlockingIOError:
+            sent = 0
+        self.passed += sent
+        if sent < len(octets):
+            self.rest = bytes(octets[sent:])
+            self.is_blocked = True
+
+    def _drain(self, pipe: Pipe) -> None:
+        """Empty the pipe: only then can a read that would block mean that nothing has come."""
+        sink = self.sink.fileno()
+        try:
+            while pipe.held:
+                size = os.splice(pipe.reader, sink, pipe.held, flags=_FLAGS)
+                pipe.held -= size
+                self.passed += size
+        except BlockingIOError:
+            self.is_blocked = True
+
+    def _copy(self) -> bool:
+        """Copy what the source has, up to a buffer; return whether there may be more."""
+        try:
+            size = self.source.recv_into(_buffer)
+        except BlockingIOError:
+            self.is_ending = False
+            return False
+        if not size:
+            self._finish()
+            return False
+        self._send(_view[:size])
+        self.is_bulk = size == BUFFER_BYTES
+        # A short read has emptied the source, and what comes later is an event of its own.
+        return not self.is_blocked and (self.is_bulk or self.is_ending)
+
+    def _splice(self) -> bool:
+        """Fill the pipe from the source; return whether it holds anything now."""
+        pipe = self._pipe or self._shelf.take()
+        if pipe is None:
+            self.is_bulk = False
+            return True
+        self._pipe = pipe
+        try:
+            pipe.held = os.splice(self.source.fileno(), pipe.writer, pipe.capacity, flags=_FLAGS)
+        except BlockingIOError:
+            self.is_ending = False
+            self.is_bulk = self._moved >= BULK_BYTES
+            self._release()
+            return False
+        if not pipe.held:
+            self._release()
+            self._finish()
+            return False
+        self._moved += pipe.held
+        return True
+
+    def _finish(self) -> None:
+        self.sink.shutdown(socket.SHUT_WR)
+        self.is_finished = True
+
+    def _release(self) -> None:
+        if self._pipe is not None:
+            self._shelf.put(self._pipe)
+            self._pipe = None
