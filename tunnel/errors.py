@@ -110,4 +110,8 @@ class OrderPostponed(IssueFailed):
 
 
 class ListenFailed(TunnelError):
-    """An address could not be listened on, at start."""
+    """An address could not be listened on; `key` is the one of the settings that wants it."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        self.key = key
+        super().__init__(message)

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.e2e.visitors import get, request, tls
 from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, free_port, new_world, program
 
 VERB_TIMEOUT = 0.25  # seconds that a verb may take, warm
-TRIES = 5
+TRIES = 20
 PRESENT = 'tunnel_client_visitors{endpoint="web"}'
 
 
@@ -192,14 +193,15 @@ def test_nothing_can_be_done_over_tcp(setting: Setting, name: str) -> None:
     assert setting.scrape(name, "drain")[0] == 404
 
 
+@pytest.mark.parametrize("name", ["relay", "client"])
 @pytest.mark.parametrize("words", [("status",), ("status", "--check"), ("cert", "list")])
-def test_a_verb_answers_at_once(setting: Setting, words: tuple[str, ...]) -> None:
-    taken = []
-    for _ in range(TRIES):
+def test_a_verb_answers_at_once(setting: Setting, name: str, words: tuple[str, ...]) -> None:
+    taken: list[float] = []
+    while min(taken, default=inf) > VERB_TIMEOUT and len(taken) < TRIES:  # on a busy machine
         begun = time.monotonic()
-        assert setting.run("relay", *words).returncode == 0
+        assert setting.run(name, *words).returncode == 0
         taken.append(time.monotonic() - begun)
-    assert min(taken) <= VERB_TIMEOUT
+    assert min(taken) <= VERB_TIMEOUT, taken
 
 
 def test_a_client_that_no_relay_serves_says_why_not(world: World, target: str) -> None:
@@ -289,7 +291,51 @@ def test_a_reload_that_needs_a_restart_says_so_and_changes_nothing(setting: Sett
         outcome = json.loads(looked.stdout)
         assert (looked.returncode, outcome["applied"]) == (78, False)
         assert outcome["plan"]["restart_required"] == ["relay.state_dir"]
-        assert outcome["faults"] == ["relay.state_dir: needs a restart"]
+        assert outcome["faults"] == [f"{file}:3: relay.state_dir: needs a restart"]
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.parametrize("name", ["relay", "client"])
+def test_a_reload_moves_the_doors_and_is_answered_through_the_old_one(
+    setting: Setting, name: str
+) -> None:
+    file, metrics = setting.settings(name), setting.metrics[name]
+    sockets = [setting.world.folder / word for word in (f"{name}-1", f"{name}-2")]
+    before = file.read_text()
+    try:
+        for socket_path in sockets:
+            file.write_text(f'{before}socket = "{socket_path}"\n')
+            moved = setting.run(name, "reload")
+            assert (moved.returncode, moved.stdout) == (0, "reloaded: admin.socket\n")
+            assert setting.run(name, "status", "--check").stdout == "ready\n"
+        assert not sockets[0].exists()
+        setting.metrics[name] = free_port()
+        file.write_text(before.replace(str(metrics), str(setting.metrics[name])))
+        moved = setting.run(name, "reload")
+        assert (moved.returncode, moved.stdout) == (0, "reloaded: admin.metrics, admin.socket\n")
+        assert setting.scrape(name, "livez") == (200, "live\n")
+        assert not sockets[1].exists()
+    finally:
+        setting.metrics[name] = metrics
+        file.write_text(before)
+        assert setting.run(name, "reload").returncode == 0
+
+
+def test_systemd_reloads_a_relay_whose_socket_moves(setting: Setting, tmp_path: Path) -> None:
+    file = setting.settings("relay")
+    before = file.read_text()
+    try:
+        for more in (f'socket = "{tmp_path}/moved"\n', ""):
+            file.write_text(before + more)
+            moved = subprocess.run(  # as ExecReload does, which has no terminal and no --socket
+                [*program("relay"), "reload", "-c", str(file)],
+                capture_output=True,
+                check=False,
+                env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+                timeout=15,
+            )
+            assert (moved.returncode, moved.stderr) == (0, b"")
     finally:
         file.write_text(before)
 

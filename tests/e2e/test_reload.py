@@ -114,12 +114,18 @@ RELAY_FAULTS = {
     "syntax": ("[limits\n", r"50-test\.toml:1: "),
     "a value": ('[log]\n\nlevel = "loud"\n', r"50-test\.toml:3: log\.level: "),
     "workers": ("[relay]\nworkers = 2\n", r"50-test\.toml:2: relay\.workers: "),
-    "state": ('[relay]\nstate_dir = "elsewhere"\n', r"relay\.state_dir: needs a restart"),
+    "state": (
+        '[relay]\nstate_dir = "elsewhere"\n',
+        r"50-test\.toml:2: relay\.state_dir: needs a restart",
+    ),
 }
 CLIENT_FAULTS = {
     "a word": ("[endpoints.web]\ntagret = 5\n", r"50-test\.toml:2: endpoints\.web\.tagret: "),
     "a reference": ('[endpoints.web]\nservers = ["no"]\n', r"50-test\.toml:2: endpoints\.web\."),
-    "state": ('[client]\nstate_dir = "elsewhere"\n', r"client\.state_dir: needs a restart"),
+    "state": (
+        '[client]\nstate_dir = "elsewhere"\n',
+        r"50-test\.toml:2: client\.state_dir: needs a restart",
+    ),
 }
 
 
@@ -205,9 +211,11 @@ def tunnels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Relay, C
 
 def test_an_address_in_use_is_a_fault(tunnels: tuple[Relay, Client]) -> None:
     relay, _ = tunnels
-    text = f'[listeners.more]\nkind = "public"\nlisten = ["127.0.0.1:{relay.agents_port}"]\n'
-    told = Reloads.of(relay).refuse(text)
-    assert "listeners.more" in told
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = f'[listeners.more]\nkind = "public"\nlisten = ["{address}"]\n'
+        told = Reloads.of(relay).refuse(text)
+    assert f"50-test.toml:3: listeners.more: cannot listen on {address}: address already" in told
 
 
 def test_a_storm_of_signals_is_few_reloads_of_which_one_sees_the_last(

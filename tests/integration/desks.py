@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.admin.answers import Members, Pages, Problem
-from tunnel.admin.doors import answering, open_doors
 from tunnel.admin.families import Family, counters, gauge
+from tunnel.admin.reception import Reception
 from tunnel.settings.values import AdminSettings
 from tunnel.stream import Address
 
@@ -57,9 +57,10 @@ async def doors(settings: AdminSettings, folder: Path, **more: Any) -> AsyncIter
     async def wait() -> None:
         await stop.wait()
 
-    opened = open_doors(settings, folder, desk, **more)
+    reception = Reception(desk, folder)
+    reception.open(settings, **more)
     async with asyncio.TaskGroup() as group:
-        group.create_task(answering(opened, wait))
+        group.create_task(reception.run(wait))
         try:
             yield desk
         finally:
@@ -73,7 +74,7 @@ async def control_socket(
     """Open only a control socket while inside."""
     path = folder / "admin.sock"
     async with doors(
-        AdminSettings(socket=path), folder, **({"more": more} if more else {})
+        AdminSettings(socket=path), folder, **({"pages": more} if more else {})
     ) as desk:
         yield path, desk
 

@@ -12,10 +12,20 @@ import pytest
 
 from tests.e2e.world import free_port
 from tests.integration.conftest import Run
-from tests.integration.desks import abandoned, ask, connect, control_socket, doors, exchange, read
+from tests.integration.desks import (
+    ScriptedDesk,
+    abandoned,
+    ask,
+    connect,
+    control_socket,
+    doors,
+    exchange,
+    read,
+)
 from tunnel.admin import conversation
 from tunnel.admin.answers import Answer, Request, json_answer
-from tunnel.admin.doors import CONNECTIONS, open_doors
+from tunnel.admin.doors import CONNECTIONS
+from tunnel.admin.reception import Reception
 from tunnel.admin.unix import listen_unix
 from tunnel.errors import ListenFailed
 from tunnel.settings.values import AdminSettings
@@ -265,7 +275,7 @@ def test_a_second_process_is_told_that_somebody_listens_there(run: Run, tmp_path
     async def scene() -> None:
         async with control_socket(tmp_path) as (path, desk):
             with pytest.raises(ListenFailed, match=r"admin\.socket: .*another process listens"):
-                open_doors(AdminSettings(socket=path), tmp_path, desk)
+                Reception(desk, tmp_path).open(AdminSettings(socket=path))
             assert read(await exchange(path, ask("GET", "/status")))[0] == 200
 
     run(scene())
@@ -284,7 +294,7 @@ def test_who_is_too_busy_to_take_a_connection_is_alive(tmp_path: Path) -> None:
 def test_a_second_process_without_settings_goes_without(run: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with doors(AdminSettings(), tmp_path) as desk:
-            assert open_doors(AdminSettings(), tmp_path, desk) == []
+            Reception(desk, tmp_path).open(AdminSettings())
             answer = await exchange(tmp_path / "admin.sock", ask("GET", "/status"))
             assert read(answer)[0] == 200
 
@@ -370,5 +380,5 @@ def test_a_metrics_address_in_use_is_said_to_be_and_leaves_no_socket(tmp_path: P
         metrics = Address(*taken.getsockname())
         settings = AdminSettings(socket=tmp_path / "admin.sock", metrics=metrics)
         with pytest.raises(ListenFailed, match=r"admin\.metrics: cannot listen on 127\.0\.0\.1:"):
-            open_doors(settings, tmp_path, None)  # type: ignore[arg-type]  # nobody is asked
+            Reception(ScriptedDesk(), tmp_path).open(settings)
     assert os.listdir(tmp_path) == []

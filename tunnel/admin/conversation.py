@@ -26,7 +26,10 @@ log = get_log(__name__)
 
 
 class Conversation:
-    """One connection of a caller; `is_answering` says that a whole request is being answered."""
+    """One connection of a caller; `is_answering` says that a whole request is being answered.
+
+    Once `is_last` is set, the next answer is the last one.
+    """
 
     def __init__(self, stream: Stream, pages: Pages) -> None:
         self._stream = stream
@@ -34,6 +37,7 @@ class Conversation:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEADER_LIMIT)
         self._wants_no_body = False
         self.is_answering = False
+        self.is_last = False
 
     def __repr__(self) -> str:
         return f"<Conversation {self._http.their_state} on {self._stream!r}>"
@@ -71,7 +75,7 @@ class Conversation:
             return False
         self.is_answering = True
         answer = await respond(self._pages, request)
-        await self._send(self._framed(answer))
+        await self._send(self._framed(answer, is_last=self.is_last))
         self.is_answering = False
         return {self._http.our_state, self._http.their_state} == {h11.DONE}
 

@@ -1,25 +1,23 @@
 """Where callers come in: the control socket, and the address for metrics."""
 
+import asyncio
 import socket
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import NoReturn, Protocol
 
-from tunnel.admin import SOCKET
 from tunnel.admin.answers import Pages
 from tunnel.admin.conversation import Conversation
-from tunnel.admin.pages import Desk, control_pages, read_only_pages
 from tunnel.admin.unix import UnixListener, listen_unix
 from tunnel.errors import ListenFailed
 from tunnel.log import get_log
-from tunnel.runtime.supervision import Crowd, Work, first_of, restarted
-from tunnel.settings.values import AdminSettings
+from tunnel.runtime.supervision import Crowd, first_of, restarted
 from tunnel.stream import Address
-from tunnel.tls.files import make_private_directory
 from tunnel.transport.tcp import TcpListener, reason_of, wrap
 
+SOCKET_KEY, METRICS_KEY = "admin.socket", "admin.metrics"
 CONNECTIONS = 32  # at each door; one more and the longest-waiting caller has to go
-NO_PAGES: Pages = MappingProxyType({})
+LAST_CALL = 0.1  # seconds for those who have come to a door that closes, and wait to be let in
 
 log = get_log(__name__)
 
@@ -41,18 +39,36 @@ class Door:
         self._entry = entry
         self._pages = pages
         self._open: dict[Conversation, None] = {}  # the oldest first
+        self._closing = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Door {self._entry!r}: {len(self._open)} callers>"
 
-    async def serve(self) -> NoReturn:
-        """Answer everybody who comes, for ever."""
+    @property
+    def is_found(self) -> bool:
+        """Whether callers still get here."""
+        return not isinstance(self._entry, UnixListener) or self._entry.is_found
+
+    async def serve(self) -> None:
+        """Answer everybody who comes until `retire`, and until all who came then have gone."""
         async with Crowd("admin") as crowd:
-            while True:
-                crowd.start(self._converse(await self._entry.accept()))
+            try:
+                accepting = partial(restarted, "admin", partial(self._let_in, crowd))
+                await first_of(accepting, self._wait_for_closing)
+            finally:
+                self._entry.close()
+
+    async def _let_in(self, crowd: Crowd) -> NoReturn:
+        while True:
+            crowd.start(self._converse(await self._entry.accept()))
+
+    async def _wait_for_closing(self) -> None:
+        await self._closing.wait()
+        await asyncio.sleep(LAST_CALL)
 
     async def _converse(self, sock: socket.socket) -> None:
         conversation = Conversation(await wrap(sock), self._pages)
+        conversation.is_last = self._closing.is_set()
         self._make_room()
         self._open[conversation] = None
         try:
@@ -68,68 +84,35 @@ class Door:
             del self._open[leaving]
             leaving.cut()
 
+    def retire(self) -> None:
+        """Have `serve` end: nobody finds the way here, who came gets one more answer at most."""
+        if isinstance(self._entry, UnixListener):
+            self._entry.withdraw()
+        for conversation in self._open:
+            conversation.is_last = True
+        self._closing.set()
+
     def close(self) -> None:
         """Let nobody in any more."""
         self._entry.close()
 
 
-def open_doors(
-    settings: AdminSettings, state_dir: Path, desk: Desk, more: Pages = NO_PAGES
-) -> list[Door]:
-    """Listen wherever the settings say; raises ListenFailed where that cannot be done.
-
-    `more` are pages for the control socket beside those that both programs have. A control socket
-    that nobody has asked for, in the state directory, may be missing: that is only logged.
-    """
-    doors: list[Door] = []
+def control_socket(path: Path) -> UnixListener:
+    """Return the control socket, open; raises ListenFailed."""
     try:
-        control = _control_socket(settings, state_dir)
-        if control is not None:
-            doors.append(Door(control, control_pages(desk, more)))
-        if settings.metrics is not None:
-            doors.append(Door(_metrics(settings.metrics), read_only_pages(desk)))
-    except BaseException:
-        for door in doors:
-            door.close()
-        raise
-    return doors
-
-
-def _control_socket(settings: AdminSettings, state_dir: Path) -> UnixListener | None:
-    try:
-        if settings.socket is None:
-            make_private_directory(state_dir)
-        listener = listen_unix(settings.socket or state_dir / SOCKET)
-    except (ListenFailed, OSError) as fault:
-        if settings.socket is not None:
-            raise ListenFailed(f"admin.socket: {fault}") from fault
-        log.warning("no control socket", cause=fault, setting="admin.socket")
-        return None
+        listener = listen_unix(path)
+    except ListenFailed as fault:
+        raise ListenFailed(f"{SOCKET_KEY}: {fault}", SOCKET_KEY) from fault
     log.info("control socket open", path=listener.path)
     return listener
 
 
-def _metrics(address: Address) -> TcpListener:
+def metrics_address(address: Address) -> TcpListener:
+    """Return the socket of the metrics address, open; raises ListenFailed."""
     try:
         listener = TcpListener(address)
     except OSError as fault:
-        message = f"admin.metrics: cannot listen on {address}: {reason_of(fault)}"
-        raise ListenFailed(message) from fault
+        message = f"{METRICS_KEY}: cannot listen on {address}: {reason_of(fault)}"
+        raise ListenFailed(message, METRICS_KEY) from fault
     log.info("metrics open", address=listener.address)
     return listener
-
-
-async def answering(doors: list[Door], work: Work) -> None:
-    """Run `work` to its end and answer at the doors meanwhile; closes them.
-
-    Does as `work` did; what it raises comes bare.
-    """
-    try:
-        await first_of(work, *(_upkeep(door) for door in doors))
-    finally:
-        for door in doors:
-            door.close()
-
-
-def _upkeep(door: Door) -> Work:
-    return lambda: restarted("admin", door.serve)

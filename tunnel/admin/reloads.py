@@ -1,10 +1,15 @@
-"""The page by which settings are read anew: what `reload` and `systemctl reload` ask for."""
+"""Reloads as they are asked for: what `reload` and `systemctl reload` reach, doors included."""
 
 from http import HTTPStatus
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from tunnel.admin.answers import Answer, Pages, Problem, Request, json_answer
-from tunnel.settings.reload import ReloadOutcome
+from tunnel.admin.reception import Reception
+from tunnel.runtime.reloading import Reloadable
+from tunnel.settings.reload import ReloadOutcome, ReloadPlan
+from tunnel.settings.values import ClientSettings, RelaySettings
+
+S = TypeVar("S", RelaySettings, ClientSettings)
 
 DRY_RUN = {"1": True, "0": False}
 
@@ -30,3 +35,30 @@ def reload_pages(reloader: CanReload) -> Pages:
         return json_answer(outcome.to_json())
 
     return {"/reload": {"POST": reload}}
+
+
+class Attended(Generic[S]):
+    """A daemon with its doors: either both go on with other settings, or neither does.
+
+    Implements tunnel.runtime.reloading.Reloadable.
+    """
+
+    def __init__(self, daemon: Reloadable[S], reception: Reception) -> None:
+        self._daemon: Reloadable[S] = daemon
+        self._reception = reception
+
+    @property
+    def settings(self) -> S:
+        return self._daemon.settings
+
+    async def reload(self, settings: S) -> ReloadPlan:
+        reception = self._reception
+        doors = reception.ready(settings.admin)
+        try:
+            return await self._daemon.reload(settings)
+        finally:
+            # Also where it was cancelled: what counts is what it runs on.
+            if self._daemon.settings is settings:
+                reception.adopt(settings.admin, doors)
+            else:
+                reception.release(doors)

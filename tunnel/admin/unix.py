@@ -23,7 +23,7 @@ log = get_log(__name__)
 
 
 class UnixListener:
-    """A listening Unix socket at `path`, which is removed by `close`."""
+    """A listening Unix socket at `path`, which is removed by `withdraw` and by `close`."""
 
     def __init__(self, sock: socket.socket, path: Path, inode: int) -> None:
         self._sock = sock
@@ -61,11 +61,22 @@ class UnixListener:
         tell = log.warning if self.failures == 1 else log.debug
         tell("cannot accept", path=self.path, cause=error, failures=self.failures)
 
+    @property
+    def is_found(self) -> bool:
+        """Whether the path still leads here: it may have been removed, or be somebody else's."""
+        with suppress(OSError):
+            return os.stat(self.path, follow_symlinks=False).st_ino == self._inode
+        return False
+
+    def withdraw(self) -> None:
+        """Remove the path, unless it is somebody else's by now; who has come is let in yet."""
+        if self.is_found:
+            with suppress(OSError):
+                self.path.unlink()
+
     def close(self) -> None:
         """Stop listening and remove the path, unless it is somebody else's by now."""
-        with suppress(OSError):
-            if os.stat(self.path, follow_symlinks=False).st_ino == self._inode:
-                self.path.unlink()
+        self.withdraw()
         self._sock.close()
 
 

@@ -9,25 +9,26 @@ from tunnel.cli.arguments import parse_client, parse_relay
 from tunnel.cli.sources import client_tree, relay_tree
 from tunnel.errors import SettingsError
 from tunnel.settings.load import read_client, read_relay
+from tunnel.settings.places import Found
 from tunnel.settings.reader import Circumstances
 
 if TYPE_CHECKING:
     from tunnel.settings.values import ClientSettings, RelaySettings
 
 
-def relay_settings(argv: Sequence[str]) -> "RelaySettings":
+def relay_settings(argv: Sequence[str]) -> "Found[RelaySettings]":
     """Return what the files and flags of a relay's command line say now.
 
     Raises SettingsError, OSError where a file cannot be read.
     """
-    arguments = _checked(parse_relay(argv))
-    return read_relay(relay_tree(arguments), Circumstances(os.environ))
+    tree = relay_tree(_checked(parse_relay(argv)))
+    return Found(read_relay(tree, Circumstances(os.environ)), tree)
 
 
-def client_settings(argv: Sequence[str]) -> "ClientSettings":
+def client_settings(argv: Sequence[str]) -> "Found[ClientSettings]":
     """Return what the files and flags of a client's command line say now; raises likewise."""
-    arguments = _checked(parse_client(argv))
-    return read_client(client_tree(arguments), Circumstances(os.environ))
+    tree = client_tree(_checked(parse_client(argv)))
+    return Found(read_client(tree, Circumstances(os.environ)), tree)
 
 
 def _checked(arguments: Namespace) -> Namespace:

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunnel.admin import SOCKET
+from tunnel.admin import NOTE, SOCKET
 
 ANSWER_TIMEOUT = 10.0  # seconds from connecting to the last byte
 ANSWER_LIMIT = 64 << 20  # bytes
 CHUNK = 1 << 18
+SERVICES = Path("/run"), Path("/var/lib")  # where units have their directories
+INSTANCES = "clients"  # the folder whose NAME.toml are those of tunnel-client@NAME
+PATH_LIMIT = 107  # bytes of a socket's path, unix(7)
 
 
 class Unreachable(Exception):  # noqa: N818 - what is said is that nobody answers
@@ -119,33 +122,56 @@ def running(program: str, arguments: Namespace) -> Running:
     """
     if arguments.socket is not None:
         return Running(arguments.socket)
-    places = list(_places(program, arguments.config))
+    places = list(_places(program, arguments.config, arguments.verb))
     return Running(next((place for place in places if place.exists()), places[0]))
 
 
-def _places(program: str, config: Path | None) -> Iterator[Path]:
-    """Yield where the socket may be, likeliest first."""
-    state_dir, defaults = None, list(_default_directories(f"tunnel-{program}"))
+def _places(program: str, config: Path | None, verb: str) -> Iterator[Path]:
+    """Yield where the socket may be, likeliest first.
+
+    A reload may be what is to move it: then settings only say where it will be. Only a reload is
+    taken further, as it cannot hurt a program whose settings these are not.
+    """
+    written, state_dir, defaults = None, None, list(_default_directories(program, config))
     if config is not None:
         from tunnel.cli.control_socket import socket_in_settings  # noqa: PLC0415 - loads TOML
 
         written, state_dir = socket_in_settings(program, config)
         if written is not None:
             yield written
-            return
+            if verb != "reload":
+                return
         if runtime := os.environ.get("RUNTIME_DIRECTORY"):  # a unit's own ExecReload, say
             yield Path(runtime.split(":")[0]) / SOCKET
-    if state_dir is not None:
-        yield state_dir / SOCKET
+    directories = [] if state_dir is None else [state_dir]
     if state_dir is None or state_dir in defaults:
-        yield from (directory / SOCKET for directory in defaults)
+        directories += defaults
+    yield from (directory / SOCKET for directory in directories)
+    if verb == "reload":
+        yield from filter(None, map(_noted_in, directories))
 
 
-def _default_directories(name: str) -> Iterator[Path]:
+def _default_directories(program: str, config: Path | None) -> Iterator[Path]:
     """Yield ours, then those of a service, which are not in the environment of its operator."""
     for variable in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"):
         directory = os.environ.get(variable, "").split(":")[0]  # systemd may list several
         if directory:
             yield Path(directory)
+    name = f"tunnel-{program}"
+    if program == "client" and config is not None and config.absolute().parent.name == INSTANCES:
+        # Never those of tunnel-client, which may run beside it.
+        yield from (place / f"{name}-{config.stem}" for place in SERVICES)
+        return
     yield Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), name)
-    yield from (Path("/run", name), Path("/var/lib", name))
+    yield from (place / name for place in SERVICES)
+
+
+def _noted_in(directory: Path) -> Path | None:
+    """Return where a running program has noted that its socket is."""
+    try:
+        with (directory / NOTE).open("rb") as note:
+            path = note.read(PATH_LIMIT + 1)
+    except OSError:
+        return None
+    is_path = path.startswith(b"/") and len(path) <= PATH_LIMIT and b"\0" not in path
+    return Path(os.fsdecode(path)) if is_path else None

@@ -27,8 +27,8 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
     """Run a client until a signal ends it; return the exit status. See cli.command.ServeClient."""
     import asyncio  # noqa: PLC0415 - as above
 
-    from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
-    from tunnel.admin.reloads import reload_pages  # noqa: PLC0415 - as above
+    from tunnel.admin.reception import Reception  # noqa: PLC0415 - as above
+    from tunnel.admin.reloads import Attended, reload_pages  # noqa: PLC0415 - as above
     from tunnel.cli.again import client_settings  # noqa: PLC0415 - as above
     from tunnel.cli.banner import banner_for  # noqa: PLC0415 - as above
     from tunnel.client.client import Client  # noqa: PLC0415 - as above
@@ -48,21 +48,25 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
 
         def on_event(event: "ClientEvent") -> None:
             if isinstance(event, Started):  # not only with a relay: one may be away at boot
-                notifier.ready(lambda: summary(client.info()))
+                notifier.ready(
+                    lambda: summary(client.info()), lambda: client.settings.drain_timeout
+                )
                 started.set()
             chronicle(event)
             announce(event)
 
         client = Client(settings, on_event=on_event)
         desk = ClientDesk(client, chronicle, signals.stop)
-        reloader = Reloader("client", client, lambda: client_settings(sys.argv[1:]))
-        doors = open_doors(settings.admin, settings.state_dir, desk, reload_pages(reloader))
+        reception = Reception(desk, settings.state_dir)
+        attended = Attended(client, reception)
+        reloader = Reloader("client", attended, lambda: client_settings(sys.argv[1:]))
+        reception.open(settings.admin, reload_pages(reloader))
         await first_of(
-            lambda: answering(doors, lambda: run_until(signals.stop, client)),
+            lambda: reception.run(lambda: run_until(signals.stop, client)),
             lambda: reloader.follow(signals.reload, started),
         )
 
-    return run_daemon("client", settings.log, settings.drain_timeout, run)
+    return run_daemon("client", settings.log, run)
 
 
 def summary(endpoints: "Iterable[EndpointState]") -> str:

@@ -23,8 +23,8 @@ def serve(settings: "RelaySettings") -> int:
     """Run a relay until a signal ends it; return the exit status."""
     import asyncio  # noqa: PLC0415 - as above
 
-    from tunnel.admin.doors import answering, open_doors  # noqa: PLC0415 - as above
-    from tunnel.admin.reloads import reload_pages  # noqa: PLC0415 - as above
+    from tunnel.admin.reception import Reception  # noqa: PLC0415 - as above
+    from tunnel.admin.reloads import Attended, reload_pages  # noqa: PLC0415 - as above
     from tunnel.cli.again import relay_settings  # noqa: PLC0415 - as above
     from tunnel.relay.desk import RelayDesk  # noqa: PLC0415 - as above
     from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
@@ -38,21 +38,22 @@ def serve(settings: "RelaySettings") -> int:
 
         def open_up(opening: "Opening") -> None:
             announce(settings, opening)
-            notifier.ready(lambda: str(relay.census()))
+            notifier.ready(lambda: str(relay.census()), lambda: relay.settings.drain_timeout)
             started.set()
 
         with closing(inherited_sockets(os.environ)) as inherited:
             relay = Relay(settings, on_open=open_up, inherited=inherited)
             desk = RelayDesk(relay, signals.stop)
-            reloader = Reloader("relay", relay, lambda: relay_settings(sys.argv[1:]))
-            pages = {**desk.pages, **reload_pages(reloader)}
-            doors = open_doors(settings.admin, settings.state_dir, desk, pages)
+            reception = Reception(desk, settings.state_dir)
+            attended = Attended(relay, reception)
+            reloader = Reloader("relay", attended, lambda: relay_settings(sys.argv[1:]))
+            reception.open(settings.admin, {**desk.pages, **reload_pages(reloader)})
             await first_of(
-                lambda: answering(doors, lambda: relay.run(signals.stop)),
+                lambda: reception.run(lambda: relay.run(signals.stop)),
                 lambda: reloader.follow(signals.reload, started),
             )
 
-    return run_daemon("relay", settings.log, settings.drain_timeout, run)
+    return run_daemon("relay", settings.log, run)
 
 
 def announce(settings: "RelaySettings", opening: "Opening") -> None:

@@ -13,6 +13,7 @@ from tunnel.log import get_log
 from tunnel.relay.agents import Door, Doors
 from tunnel.runtime.activation import InheritedSockets
 from tunnel.settings.reload import Socket, sockets_of
+from tunnel.settings.tree import dotted
 from tunnel.settings.values import InheritedAddress, ListenerSettings
 from tunnel.stream import Address
 from tunnel.transport.doors import listen_datagrams, reconfigure
@@ -100,6 +101,7 @@ class Ports:
     ) -> Door | None:
         """Return one more open socket; None for IPv6 where there is none."""
         layer, address, whose = wanted
+        table = dotted(("listeners", listener.name))
         try:
             place = self._place(layer, address)
             if layer == "tcp":
@@ -109,11 +111,11 @@ class Ports:
                 place = beside.address  # chosen once, and both protocols share it
             return await listen_datagrams(place, self._doors.slot, self._doors.options)
         except ListenFailed as fault:
-            raise ListenFailed(f"listeners.{listener.name}: {fault}") from fault
+            raise ListenFailed(f"{table}: {fault}", f"{table}.listen") from fault
         except OSError as fault:
             if address.host != "::" or fault.errno not in _WITHOUT_IPV6:
                 why = f"cannot listen on {address}: {reason_of(fault)}"
-                raise ListenFailed(f"listeners.{listener.name}: {why}") from fault
+                raise ListenFailed(f"{table}: {why}", f"{table}.listen") from fault
         if wanted not in self._without_ipv6:
             self._without_ipv6.add(wanted)
             log.warning("no IPv6 here", listener=listener.name, address=address)

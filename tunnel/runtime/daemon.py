@@ -19,7 +19,7 @@ log = get_log(__name__)
 Serve = Callable[[Signals, Notifier], Coroutine[Any, Any, None]]
 
 
-def run_daemon(program: str, logs: LogSettings, drain_timeout: float, serve: Serve) -> int:
+def run_daemon(program: str, logs: LogSettings, serve: Serve) -> int:
     """Run `serve`, of `relay` or `client`, until it returns or fails; return the exit status.
 
     `serve` tells the notifier when it is ready. A fault of the operator's is told in one line
@@ -30,8 +30,7 @@ def run_daemon(program: str, logs: LogSettings, drain_timeout: float, serve: Ser
 
     async def main() -> None:
         with handled_signals() as signals:
-            beside = notifier.works(signals.stop, drain_timeout)
-            await first_of(lambda: serve(signals, notifier), *beside)
+            await first_of(lambda: serve(signals, notifier), *notifier.works(signals.stop))
 
     try:
         run(main())

@@ -31,26 +31,32 @@ class Notifier:
         self._address = _socket_address(environment.get("NOTIFY_SOCKET", ""))
         self._watchdog_interval = watchdog_interval(environment)
         self._describe: Callable[[], str] = lambda: "starting"
+        self._drain_timeout: Callable[[], float] = lambda: 0.0  # nobody to be seen out yet
         self._told = ""
         self._is_stopping = False
 
-    def ready(self, describe: Callable[[], str]) -> None:
-        """Say that the start is over; `describe` is asked for the status text from now on."""
+    def ready(self, describe: Callable[[], str], drain_timeout: Callable[[], float]) -> None:
+        """Say that the start is over.
+
+        From now on `describe` is asked for the status text, and at the end `drain_timeout` for
+        the seconds that draining may last.
+        """
         self._describe = describe
+        self._drain_timeout = drain_timeout
         self._tell("READY=1", timeout=SEND_TIMEOUT)
 
     def failed(self, cause: str) -> None:
         """Leave the cause of an end behind as the status text."""
         self._send(_assignment(cause), timeout=SEND_TIMEOUT)
 
-    def works(self, stop: asyncio.Event, drain_timeout: float) -> Iterator[Work]:
+    def works(self, stop: asyncio.Event) -> Iterator[Work]:
         """Yield what is to run beside the service, for ever; nothing where nobody listens.
 
         Once `stop` is set, more time is asked for as long as draining may last, and no longer.
         """
         if self._address:
             yield self._keep_status
-            yield lambda: self._see_out(stop, drain_timeout)
+            yield lambda: self._see_out(stop)
         interval = self._watchdog_interval
         if self._address and interval is not None:
             yield lambda: self._ping(interval)
@@ -61,12 +67,12 @@ class Notifier:
                 self._tell()
             await asyncio.sleep(STATUS_INTERVAL)
 
-    async def _see_out(self, stop: asyncio.Event, drain_timeout: float) -> NoReturn:
+    async def _see_out(self, stop: asyncio.Event) -> NoReturn:
         await stop.wait()
         self._is_stopping = True
         self._tell("STOPPING=1", timeout=SEND_TIMEOUT)
         clock = asyncio.get_running_loop().time
-        deadline = clock() + drain_timeout + FAREWELL
+        deadline = clock() + self._drain_timeout() + FAREWELL
         while True:
             if clock() < deadline:
                 self._send(f"EXTEND_TIMEOUT_USEC={EXTENSION * 1e6:.0f}")

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from tunnel.errors import SettingsError, TunnelError
+from tunnel.errors import ListenFailed, SettingsError, TunnelError
 from tunnel.log import get_log
 from tunnel.runtime.logs import set_up_logs
+from tunnel.settings.places import NOTHING, Found
 from tunnel.settings.reload import ReloadOutcome, ReloadPlan, plan_reload
 from tunnel.settings.values import ClientSettings, RelaySettings
 
@@ -36,10 +37,11 @@ class Reloader(Generic[S]):
     for a file that cannot be read.
     """
 
-    def __init__(self, program: str, daemon: Reloadable[S], read: Callable[[], S]) -> None:
+    def __init__(self, program: str, daemon: Reloadable[S], read: Callable[[], Found[S]]) -> None:
         self._program = program
         self._daemon: Reloadable[S] = daemon
-        self._read: Callable[[], S] = read
+        self._read: Callable[[], Found[S]] = read
+        self._fixed = NOTHING  # of the settings in force, as far as they were read here
         self._turn = asyncio.Lock()
         self._begun = 0  # reloads so far
         self._outcome = ReloadOutcome()
@@ -83,26 +85,30 @@ class Reloader(Generic[S]):
         return bool(outcome.plan) and not outcome.faults
 
     async def _look(self) -> ReloadOutcome:
+        plan: ReloadPlan | None = None
         try:
-            plan = plan_reload(self._daemon.settings, await self._read_now())
+            found = await self._read_now()
+            plan = plan_reload(self._daemon.settings, found.settings)
+            self._check(plan, found)
         except SettingsError as error:
-            return ReloadOutcome(None, error.faults)
+            return ReloadOutcome(plan, error.faults)
         except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
             log.error("settings not read", exception=error)
             return ReloadOutcome(None, (_own_fault(error),))
-        return ReloadOutcome(plan, _faults_of(plan))
+        return ReloadOutcome(plan)
 
     async def _apply(self) -> ReloadOutcome:
         plan: ReloadPlan | None = None
         is_applied = False
         try:
-            settings = await self._read_now()
-            plan = plan_reload(self._daemon.settings, settings)
+            found = await self._read_now()
+            plan = plan_reload(self._daemon.settings, found.settings)
+            self._check(plan, found)
             before = self._daemon.settings.log
-            plan = await self._daemon.reload(settings)
+            plan = await self._bring(found)
             is_applied = True
-            if settings.log != before:
-                set_up_logs(settings.log, identifier=f"tunnel-{self._program}")
+            if found.settings.log != before:
+                set_up_logs(found.settings.log, identifier=f"tunnel-{self._program}")
         except TunnelError as error:
             return _refused(plan, error)
         except Exception as error:  # noqa: BLE001 - the boundary at which a bug is logged
@@ -111,16 +117,25 @@ class Reloader(Generic[S]):
         log.info("reloaded", changed=plan)
         return ReloadOutcome(plan, is_applied=True)
 
-    async def _read_now(self) -> S:
-        """Return the settings; raises SettingsError."""
+    async def _read_now(self) -> Found[S]:
+        """Return what there is now; raises SettingsError."""
         try:
             return await asyncio.to_thread(self._read)
         except OSError as error:
             raise SettingsError([_unreadable(error)]) from error
 
+    def _check(self, plan: ReloadPlan, found: Found[S]) -> None:
+        """Raise SettingsError for what takes a restart."""
+        if plan.restart_required:
+            raise SettingsError([*found.restart_faults(plan.restart_required, self._fixed)])
+        self._fixed = found.fixed()
 
-def _faults_of(plan: ReloadPlan) -> tuple[str, ...]:
-    return tuple(f"{key}: needs a restart" for key in plan.restart_required)
+    async def _bring(self, found: Found[S]) -> ReloadPlan:
+        """Bring settings into force and return what was different; raises as the daemon does."""
+        try:
+            return await self._daemon.reload(found.settings)
+        except ListenFailed as error:
+            raise ListenFailed(found.placed(error.key, str(error)), error.key) from error
 
 
 def _own_fault(error: Exception) -> str:

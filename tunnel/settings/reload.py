@@ -15,9 +15,10 @@ from tunnel.settings.values import ClientSettings, ListenerSettings, RelaySettin
 from tunnel.stream import Address
 
 S = TypeVar("S", RelaySettings, ClientSettings)
+Settings = RelaySettings | ClientSettings
 
 Keys = tuple[str, ...]
-Socket = tuple[str, Address, str]  # udp | tcp, the address, and of port 0 whose it is
+Socket = tuple[str, Address, str]  # udp | tcp, the address, and of port 0 and metrics whose it is
 
 
 def _keys(section: str, names: str) -> frozenset[KeyPath]:
@@ -28,6 +29,7 @@ _SHARED = (
     _keys("acme", "directory email ca account_file renew_before preflight eab.kid eab.key_file")
     | _keys("flow", "stream_window stream_window_max connection_window parked_max")
     | _keys("quic", "engine congestion")
+    | _keys("admin", "socket metrics")
     | _keys("log", "level format")
 )
 
@@ -161,8 +163,7 @@ def plan_reload(old: S, new: S) -> ReloadPlan:
     changed_tables = {group: changes for group, changes in tables.items() if changes}
     changed_keys = {table: names for table, names in keys.items() if names}
     restart = set(_not_live(LIVE[kind], changed_tables, changed_keys))
-    if isinstance(old, RelaySettings) and isinstance(new, RelaySettings):
-        restart |= _overlapping(old, new)
+    restart.update(_overlapping(old, new))
     return ReloadPlan(
         MappingProxyType(changed_tables), MappingProxyType(changed_keys), tuple(sorted(restart))
     )
@@ -235,18 +236,28 @@ def _layers(listener: ListenerSettings) -> Iterator[str]:
         yield "udp"
 
 
-def _overlapping(old: RelaySettings, new: RelaySettings) -> set[str]:
-    """Return the keys of addresses that cannot be bound as long as another one still is.
+def _overlapping(old: Settings, new: Settings) -> Iterator[str]:
+    """Yield the keys of addresses that cannot be bound as long as another one still is.
 
     Between `0.0.0.0` and an address of this machine no socket can be opened before the other is
-    closed: visitors would be refused in between, and there would be no way back.
+    closed: visitors would be refused in between, and there would be no way back. Nor can listeners
+    and the metrics address take over each other's.
     """
-    before, after = sockets_of(old.listeners.values()), sockets_of(new.listeners.values())
-    return {
-        f"{dotted(('listeners', listener.name))}.listen"
-        for socket, listener in after.items()
-        if socket not in before and any(_overlap(socket, other) for other in before)
-    }
+    before, after = _all_sockets(old), _all_sockets(new)
+    for socket, key in after.items():
+        if socket not in before and any(_overlap(socket, other) for other in before):
+            yield dotted(key)
+
+
+def _all_sockets(settings: Settings) -> dict[Socket, KeyPath]:
+    """Return every socket that settings have bound, and which key says so."""
+    sockets: dict[Socket, KeyPath] = {}
+    if isinstance(settings, RelaySettings):
+        listeners = sockets_of(settings.listeners.values()).items()
+        sockets = {socket: ("listeners", each.name, "listen") for socket, each in listeners}
+    if settings.admin.metrics is not None:
+        sockets["tcp", settings.admin.metrics, "metrics"] = ("admin", "metrics")
+    return sockets
 
 
 def _overlap(one: Socket, other: Socket) -> bool:

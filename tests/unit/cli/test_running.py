@@ -232,3 +232,72 @@ def test_a_client_looks_in_a_place_of_its_own(
         assert run_client_command(["drain"], unused) == 0
     assert os.listdir(folder) == ["tunnel-client"]
     assert capsys.readouterr().err == ""
+
+
+# -- one of several clients
+
+
+@pytest.fixture
+def services(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder in the place of /run and /var/lib, in which tunnel-client runs, too."""
+    monkeypatch.setattr("tunnel.cli.running.SERVICES", (folder / "run",))
+    (folder / "run" / "tunnel-client").mkdir(parents=True)
+    (folder / "clients").mkdir()
+    return folder / "run"
+
+
+@pytest.mark.parametrize("verb", [["status", "--check"], ["drain"], ["reload"], ["cert", "list"]])
+def test_settings_of_an_instance_lead_to_its_own_service(
+    folder: Path, services: Path, verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "clients", "shop.toml", "")
+    with (
+        socket.socket(socket.AF_UNIX) as other,
+        answering(services / "tunnel-client-shop" / "admin.sock", http(503, {"error": "it is me"})),
+    ):
+        other.bind("run/tunnel-client/admin.sock")
+        run_client_command([*verb, "-c", "clients/shop.toml"], unused)
+    output = capsys.readouterr()
+    assert "it is me" in output.out + output.err
+
+
+def test_an_instance_that_does_not_run_is_not_taken_for_the_client_beside_it(
+    folder: Path, services: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder / "clients", "shop.toml", "")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("run/tunnel-client/admin.sock")
+        assert run_client_command(["drain", "-c", "clients/shop.toml"], unused) == 69
+    assert f"{services}/tunnel-client-shop/admin.sock: no such file" in capsys.readouterr().err
+
+
+# -- a socket that a reload is to move
+
+
+@pytest.mark.parametrize("written", ['[admin]\nsocket = "new.sock"\n', ""])
+def test_a_reload_asks_where_the_socket_still_is(folder: Path, written: str) -> None:
+    write(folder, "relay.toml", f'{written}[relay]\nstate_dir = "state"\n')
+    write(folder / "state", "control-socket", str(folder / "old.sock"))
+    outcome = http(200, {"applied": True, "plan": None, "faults": []})
+    with answering(folder / "old.sock", outcome):
+        assert run("reload", "-c", "relay.toml") == 0
+
+
+def test_no_other_verb_follows_a_note(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, "relay.toml", '[admin]\nsocket = "new.sock"\n[relay]\nstate_dir = "state"\n')
+    write(folder / "state", "control-socket", str(folder / "old.sock"))
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind("old.sock")
+        assert run("drain", "-c", "relay.toml") == 69
+    assert "new.sock: no such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("note", [b"", b"\0", b"/gone.sock", b"x" * 10_000])
+def test_a_note_that_leads_nowhere_is_passed_over(
+    folder: Path, note: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, "relay.toml", '[relay]\nstate_dir = "state"\n')
+    (folder / "state").mkdir()
+    (folder / "state" / "control-socket").write_bytes(note)
+    assert run("reload", "-c", "relay.toml") == 69
+    assert "state/admin.sock: no such file or directory" in capsys.readouterr().err

@@ -28,6 +28,11 @@ from tunnel.runtime.supervision import first_of
 EXTENDED = f"EXTEND_TIMEOUT_USEC={EXTENSION * 1e6:.0f}"
 
 
+def at_once() -> float:
+    """Say how long a drain lasts that has nothing to wait for."""
+    return 0.0
+
+
 class Ear:
     """The service manager's socket."""
 
@@ -69,21 +74,19 @@ async def life(stop: asyncio.Event, seconds: float, stops_after: float) -> None:
         await asyncio.sleep(seconds - stops_after)
 
 
-def attend(
-    notifier: Notifier, seconds: float, *, stops_after: float = inf, drain_timeout: float = 0.0
-) -> None:
+def attend(notifier: Notifier, seconds: float, *, stops_after: float = inf) -> None:
     """Let `seconds` pass beside a service."""
 
     async def main() -> None:
         stop = asyncio.Event()
-        works = notifier.works(stop, drain_timeout)
+        works = notifier.works(stop)
         await first_of(lambda: life(stop, seconds, stops_after), *works)
 
     run_in_no_time(main())
 
 
 def test_readiness_is_told_together_with_the_status(ear: Ear) -> None:
-    Notifier(ear.environment).ready(lambda: "clients: 1")
+    Notifier(ear.environment).ready(lambda: "clients: 1", at_once)
     assert ear.heard() == ["READY=1\nSTATUS=clients: 1"]
 
 
@@ -103,9 +106,9 @@ def test_the_status_is_told_when_it_changes_and_not_more_often_than_that(ear: Ea
 
     async def main() -> None:
         notifier = Notifier(ear.environment)
-        notifier.ready(text)
+        notifier.ready(text, at_once)
         stop = asyncio.Event()
-        await first_of(lambda: life(stop, 150, inf), *notifier.works(stop, 0))
+        await first_of(lambda: life(stop, 150, inf), *notifier.works(stop))
 
     run_in_no_time(main())
     first, *later = ear.heard()
@@ -117,7 +120,7 @@ def test_a_status_that_cannot_be_told_ends_nothing(ear: Ear) -> None:
     def fail() -> str:
         raise ValueError
 
-    Notifier(ear.environment).ready(fail)
+    Notifier(ear.environment).ready(fail, at_once)
     assert ear.heard() == ["READY=1\nSTATUS=running"]
 
 
@@ -136,7 +139,7 @@ def test_what_is_said_once_waits_for_room_but_not_for_long(
     monkeypatch.setattr("tunnel.runtime.notify.SEND_TIMEOUT", 0.1)
     ear.fill()
     begun = time.monotonic()
-    Notifier(ear.environment).ready(lambda: "fine")
+    Notifier(ear.environment).ready(lambda: "fine", at_once)
     assert 0.1 <= time.monotonic() - begun < 5
 
 
@@ -147,7 +150,7 @@ def test_a_status_that_was_lost_is_told_again(ear: Ear) -> None:
             ear.heard()
             await asyncio.sleep(3 * STATUS_INTERVAL)
 
-        works = Notifier(ear.environment).works(asyncio.Event(), 0)
+        works = Notifier(ear.environment).works(asyncio.Event())
         await first_of(listen_late, *works)
 
     ear.fill()
@@ -157,17 +160,25 @@ def test_a_status_that_was_lost_is_told_again(ear: Ear) -> None:
 
 def test_a_stop_is_told_and_more_time_asked_for_again_and_again(ear: Ear) -> None:
     notifier = Notifier(ear.environment)
-    notifier.ready(lambda: "visitors: 1")
+    notifier.ready(lambda: "visitors: 1", lambda: 60.0)
     ear.heard()
-    attend(notifier, 1 + 2.5 * EXTENSION_INTERVAL, stops_after=1, drain_timeout=60)
+    attend(notifier, 1 + 2.5 * EXTENSION_INTERVAL, stops_after=1)
     told = [message for message in ear.heard() if not message.startswith("STATUS=")]
     assert told == ["STOPPING=1\nSTATUS=stopping: visitors: 1", EXTENDED, EXTENDED, EXTENDED]
 
 
-def test_no_more_time_is_asked_for_than_draining_may_take(ear: Ear) -> None:
+def test_no_more_time_is_asked_for_than_draining_may_take_when_it_begins(ear: Ear) -> None:
+    drain_timeout = 5.0
     notifier = Notifier(ear.environment)
-    attend(notifier, 1000, stops_after=0, drain_timeout=20)
+    notifier.ready(lambda: "fine", lambda: drain_timeout)
+    drain_timeout = 20.0  # by a reload
+    attend(notifier, 1000, stops_after=0)
     assert ear.heard().count(EXTENDED) == (20 + FAREWELL) / EXTENSION_INTERVAL
+
+
+def test_a_stop_before_the_start_is_over_has_nothing_to_drain(ear: Ear) -> None:
+    attend(Notifier(ear.environment), 1000, stops_after=0)
+    assert ear.heard().count(EXTENDED) == FAREWELL / EXTENSION_INTERVAL
 
 
 def test_each_extension_outlasts_the_wait_for_the_next_one() -> None:
@@ -197,9 +208,9 @@ def test_a_time_that_is_none_is_no_watchdog(given: str) -> None:
 @pytest.mark.parametrize("given", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
 def test_where_nobody_listens_nothing_runs_and_nothing_is_sent(given: dict[str, str]) -> None:
     notifier = Notifier({**given, "WATCHDOG_USEC": "1000000"})
-    notifier.ready(lambda: pytest.fail("asked for a status that nobody hears"))
-    assert list(notifier.works(asyncio.Event(), 1.0)) == []
+    notifier.ready(lambda: pytest.fail("asked for a status that nobody hears"), at_once)
+    assert list(notifier.works(asyncio.Event())) == []
 
 
 def test_a_manager_that_has_gone_is_no_fault(tmp_path: Path) -> None:
-    Notifier({"NOTIFY_SOCKET": f"{tmp_path}/none"}).ready(lambda: "fine")
+    Notifier({"NOTIFY_SOCKET": f"{tmp_path}/none"}).ready(lambda: "fine", at_once)

@@ -11,13 +11,29 @@ import pytest
 
 from tunnel.errors import ListenFailed, SettingsError
 from tunnel.runtime.reloading import Reloader
+from tunnel.settings.places import Found
 from tunnel.settings.reload import ReloadOutcome, ReloadPlan, check_live, plan_reload
+from tunnel.settings.tree import KeyPath, Leaf, Table, Where, merge
 from tunnel.settings.values import ClientSettings, LogSettings
 
 T = TypeVar("T")
 OLD = ClientSettings(Path("/state"), {}, {}, {})
 NEW = replace(OLD, drain_timeout=1.0)
 TO_NEW = plan_reload(OLD, NEW)
+HERE = Where("a.toml", Path("/etc"))
+NOWHERE = Table(HERE)
+
+
+def written(path: KeyPath, line: int, file: str = "a.toml") -> Table:
+    """Return a tree in which one key is written."""
+    table = Table(HERE, {path[-1]: Leaf("value", replace(HERE, source=file, line=line))})
+    for name in reversed(path[:-1]):
+        table = Table(HERE, {name: table})
+    return table
+
+
+STATE_DIR = ("client", "state_dir")
+METRICS = ("admin", "metrics")
 
 
 @dataclass
@@ -46,14 +62,15 @@ class Scene:
         self.daemon = Daemon()
         self.daemon.gate.set()
         self.found: ClientSettings | Exception = NEW
+        self.tree = NOWHERE
         self.readings = 0
         self.reloader: Reloader[ClientSettings] = Reloader("client", self.daemon, self.read)
 
-    def read(self) -> ClientSettings:
+    def read(self) -> Found[ClientSettings]:
         self.readings += 1
         if isinstance(self.found, Exception):
             raise self.found
-        return self.found
+        return Found(self.found, self.tree)
 
     async def until(self, is_true: Callable[[], bool]) -> None:
         while not is_true():  # noqa: ASYNC110 - each reading is a thread's, and tells nobody
@@ -119,6 +136,37 @@ def test_each_fault_is_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> No
         (logging.ERROR, "a.toml:2: y: no"),
         (logging.ERROR, "not reloaded: the settings from before stay in force"),
     ]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_takes_a_restart_is_told_with_its_place(dry_run: bool) -> None:
+    async def script(scene: Scene) -> tuple[str, ...]:
+        scene.found, scene.tree = RESTART, written(STATE_DIR, 3)
+        return (await scene.reloader.reload(dry_run=dry_run)).faults
+
+    assert play(script) == ("a.toml:3: client.state_dir: needs a restart",)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_of_a_key_that_was_removed_the_file_is_told_that_had_it(dry_run: bool) -> None:
+    async def script(scene: Scene) -> tuple[str, ...]:
+        scene.tree = merge(written(STATE_DIR, 3), written(STATE_DIR, 7, "a.toml.d/50-x.toml"))
+        await scene.reloader.reload()
+        scene.found, scene.tree = RESTART, NOWHERE
+        return (await scene.reloader.reload(dry_run=dry_run)).faults
+
+    assert play(script) == (
+        "a.toml.d/50-x.toml: client.state_dir: was removed, which needs a restart",
+    )
+
+
+def test_an_address_that_is_taken_is_told_with_its_place() -> None:
+    async def script(scene: Scene) -> tuple[str, ...]:
+        scene.tree = merge(written(METRICS, 9), written(STATE_DIR, 3))
+        scene.daemon.fault = ListenFailed("admin.metrics: taken", "admin.metrics")
+        return (await scene.reloader.reload()).faults
+
+    assert play(script) == ("a.toml:9: admin.metrics: taken",)
 
 
 @pytest.mark.parametrize(

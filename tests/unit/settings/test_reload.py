@@ -16,6 +16,7 @@ from tunnel.settings.schema import ANY, Schema
 from tunnel.settings.tree import KeyPath, dotted
 from tunnel.settings.values import (
     AcmeSettings,
+    AdminSettings,
     ClientGrant,
     ClientLimits,
     ClientSettings,
@@ -42,10 +43,9 @@ HERE = Path("/srv")
 FILE = HERE / "file"
 NETWORKS = (ip_network("10.0.0.0/8"),)
 
-ADMIN = {("admin", "socket"), ("admin", "metrics")}
 RESTART = {
-    RELAY.program: ADMIN | {("relay", "state_dir"), ("relay", "workers")},
-    CLIENT.program: ADMIN | {("client", "state_dir")},
+    RELAY.program: {("relay", "state_dir"), ("relay", "workers")},
+    CLIENT.program: {("client", "state_dir")},
 }
 SETTINGS = {RELAY.program: RelaySettings, CLIENT.program: ClientSettings}
 
@@ -118,6 +118,7 @@ FILLED: dict[type, Any] = {
             "shop": ClientGrant("shop", b"s" * 32, ("t.test",), ("a.test",), GrantLimits(rate=9))
         },
         acme=AcmeSettings("url", "e", FILE, EabSettings("kid", FILE), FILE, 9.0),
+        admin=AdminSettings(FILE, Address("127.0.0.1", 9)),
         timeouts=RelayTimeouts(idle_visitor=9.0),
     ),
     ClientSettings: replace(
@@ -146,6 +147,7 @@ FILLED: dict[type, Any] = {
             )
         },
         acme=AcmeSettings("url", "e", FILE, EabSettings("kid", FILE), FILE, 9.0),
+        admin=AdminSettings(FILE, Address("127.0.0.1", 9)),
     ),
 }
 
@@ -349,6 +351,35 @@ def test_an_address_that_cannot_be_bound_beside_the_old_one_needs_a_restart(
     )
     expected = () if is_possible else ("listeners.public.listen",)
     assert plan_reload(old, new).restart_required == expected
+
+
+METRICS = AdminSettings(metrics=Address("127.0.0.1", 9601))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keys"),
+    [
+        (CLIENT_SETTINGS, METRICS, ()),
+        (replace(CLIENT_SETTINGS, admin=METRICS), AdminSettings(FILE), ()),
+        (
+            replace(CLIENT_SETTINGS, admin=METRICS),
+            AdminSettings(metrics=Address("0.0.0.0", 9601)),  # noqa: S104 - never bound
+            ("admin.metrics",),
+        ),
+        (RELAY_SETTINGS, AdminSettings(metrics=Address("127.0.0.1", 443)), ("admin.metrics",)),
+    ],
+)
+def test_a_metrics_address_is_live_unless_another_one_is_in_its_way(
+    old: Any, new: AdminSettings, keys: tuple[str, ...]
+) -> None:
+    assert plan_reload(old, replace(old, admin=new)).restart_required == keys
+
+
+def test_a_listener_cannot_take_the_metrics_address_over() -> None:
+    old = replace(RELAY_SETTINGS, admin=METRICS)
+    listener = ListenerSettings("more", "public", (Address("127.0.0.1", 9601),))
+    new = replace(RELAY_SETTINGS, listeners={**old.listeners, "more": listener})
+    assert plan_reload(old, new).restart_required == ("listeners.more.listen",)
 
 
 # -- as JSON
