@@ -1,6 +1,9 @@
 """The TLS that visitors of one endpoint meet, name by name."""
 
 import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
@@ -13,6 +16,8 @@ from tunnel.tls.slots import Certificate
 PASSTHROUGH = "passthrough"
 REFUSE = "refuse"
 
+TICKET_KEYS_SECONDS = 12 * 3600.0  # then visitors' tickets are sealed with other keys
+
 VALID = "valid"
 EXPIRED = "expired"
 NOT_OURS = "shown by the target"
@@ -20,20 +25,36 @@ INTERIM = "self-signed until the first certificate"
 REFUSED = "refused until the first certificate"
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A context that visitors meet, and since when."""
+
+    context: ssl.SSLContext
+    since: float  # on the clock of `Presented`
+
+
 class Presented:
     """The certificate of each name, and the contexts made of them.
 
     A name without one gets what `before_certificate` says: a self-signed certificate of its own,
     valid from `now` and never written down, or nothing. A context is made for the first visitor
-    who needs it, kept as long as its certificate, and never changed.
+    who needs it and never changed. All visitors of a name share it, so one who comes again resumes
+    by a ticket; OpenSSL makes the keys that tickets are sealed with for each context, and keeps
+    them. So it is replaced from time to time: who has taken such keys reads no more than that.
     """
 
-    def __init__(self, settings: EndpointSettings, now: datetime) -> None:
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        now: datetime,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._now = now
+        self._clock = clock
         self._installed: dict[str, Certificate] = {}
         self._interim: dict[str, Certificate] = {}
-        self._contexts: WeakKeyDictionary[Certificate, ssl.SSLContext] = WeakKeyDictionary()
+        self._offers: WeakKeyDictionary[Certificate, Offer] = WeakKeyDictionary()
 
     def install(self, name: str, certificate: Certificate) -> None:
         """Let handshakes that begin from now on use `certificate` for the name."""
@@ -53,12 +74,12 @@ class Presented:
         if self._settings.certificate == PASSTHROUGH:
             return None
         certificate = self._installed.get(name) or self._first(name)
-        context = self._contexts.get(certificate)
-        if context is None:
+        offer = self._offers.get(certificate)
+        if offer is None or self._clock() - offer.since >= TICKET_KEYS_SECONDS:
             alpn, visitor_ca = self._settings.alpn, self._settings.visitor_ca
-            context = visitor_server_context(certificate, alpn, visitor_ca)
-            self._contexts[certificate] = context
-        return context
+            offer = Offer(visitor_server_context(certificate, alpn, visitor_ca), self._clock())
+            self._offers[certificate] = offer
+        return offer.context
 
     def _first(self, name: str) -> Certificate:
         """Return what is shown until there is a certificate; raises Refused."""

@@ -2,6 +2,8 @@
 
 import ssl
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from tests.unit.client.scenes import Scene, client_settings, play
 from tests.unit.tls.wire import NOW
 from tunnel.client.endpoints import Endpoint, load_keypair, make_endpoints
 from tunnel.client.events import CertificateState
+from tunnel.client.presented import TICKET_KEYS_SECONDS, Presented
 from tunnel.errors import Code, LocalProtocolError, Refused, SettingsError
 from tunnel.tls.certificates import dns_names, extension_of, self_signed
 from tunnel.tls.slots import Certificate
@@ -35,19 +38,31 @@ def context_of(endpoint: Endpoint, name: str = SHOP) -> ssl.SSLContext:
     return context
 
 
+class Visitor:
+    """Trusts anyone, and comes again with the ticket that it was given."""
+
+    def __init__(self) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
+        self._session: ssl.SSLSession | None = None
+
+    def meet(self, context: ssl.SSLContext) -> ssl.SSLObject:
+        """Return the visitor's end of a handshake with this context."""
+        there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+        near = self._context.wrap_bio(back, there, session=self._session)
+        far = context.wrap_bio(there, back, server_side=True)
+        for end in (near, far, near, far):
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+        with suppress(ssl.SSLWantReadError):
+            near.read(1)  # tickets come after the handshake
+        self._session = near.session
+        return near
+
+
 def leaf_shown(context: ssl.SSLContext) -> bytes:
     """Return the leaf, in DER, that a handshake with this context shows."""
-    visitor = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    visitor.check_hostname, visitor.verify_mode = False, ssl.CERT_NONE
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    near = visitor.wrap_bio(back, there)
-    far = context.wrap_bio(there, back, server_side=True)
-    for end in (near, far, near):
-        try:
-            end.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-    leaf = near.getpeercert(binary_form=True)
+    leaf = Visitor().meet(context).getpeercert(binary_form=True)
     assert leaf is not None
     return leaf
 
@@ -126,6 +141,40 @@ def test_what_was_shown_before_is_not_kept(tmp_path: Path) -> None:
 def test_names_that_share_a_certificate_share_its_context(tmp_path: Path) -> None:
     endpoint = made(tmp_path, certificate="self-signed")
     assert context_of(endpoint, endpoint.names[0]) is context_of(endpoint, SHOP)
+
+
+def presented(folder: Path, clock: Callable[[], float]) -> Presented:
+    settings = client_settings(folder, endpoint={"certificate": "acme"}).endpoints["web"]
+    return Presented(settings, NOW, clock)
+
+
+def met(shown: Presented, name: str = SHOP) -> ssl.SSLContext:
+    context = shown.context(name)
+    assert context is not None
+    return context
+
+
+def test_a_visitor_who_comes_again_resumes(tmp_path: Path) -> None:
+    shown, visitor = presented(tmp_path, lambda: 0.0), Visitor()
+    resumed = [visitor.meet(met(shown)).session_reused for _ in range(3)]
+    assert resumed == [False, True, True]
+
+
+def test_a_ticket_of_one_name_is_none_for_another(tmp_path: Path) -> None:
+    shown, visitor = presented(tmp_path, lambda: 0.0), Visitor()
+    visitor.meet(met(shown))
+    assert not visitor.meet(met(shown, "other.example.com")).session_reused
+
+
+def test_keys_of_tickets_are_used_for_hours_and_no_longer(tmp_path: Path) -> None:
+    now, visitor = 0.0, Visitor()
+    shown = presented(tmp_path, lambda: now)
+    visitor.meet(met(shown))
+    now = TICKET_KEYS_SECONDS - 1
+    assert visitor.meet(met(shown)).session_reused
+    now += 1
+    assert not visitor.meet(met(shown)).session_reused
+    assert visitor.meet(met(shown)).session_reused
 
 
 def test_a_name_of_somebody_elses_is_not_installed(tmp_path: Path) -> None:
