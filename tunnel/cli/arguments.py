@@ -1,10 +1,12 @@
 """What may stand on the command line. Imports nothing heavy: `--version` and `--help` end here."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunnel import __version__
+from tunnel.cli.manual import Manual
+from tunnel.cli.manual_pages import SUMMARIES, daemon_page
 from tunnel.cli.once import Once
 from tunnel.cli.verb_flags import VERBS, parse_verb, verbs_of
 
@@ -83,29 +85,27 @@ def _parse(program: str, argv: Sequence[str], check: Check) -> Namespace:
 
 def daemon_parser(program: str) -> tuple[ArgumentParser, list[str]]:
     """Return the parser of a command line without a verb, and the flags of a quick start."""
-    parser = ArgumentParser(
-        prog=f"{program}.pyz",
-        allow_abbrev=False,
-        usage=f"{program}.pyz [-c {program}.toml] [flags] | VERB",
-        epilog="Verbs: " + "; ".join(f"{v} ({VERBS[v]})" for v in verbs_of(program)),
-    )
+    verbs = tuple((verb, VERBS[verb]) for verb in verbs_of(program))
+    usage = f"{program}.pyz [-c {program}.toml] [flags] | VERB"
+    parser = Manual(f"{program}.pyz", SUMMARIES[program], daemon_page(program, verbs), usage)
     parser.register("action", None, Once)
     _add_shared_flags(parser, program)
     if program == "client":
         parser.add_argument("--qr", action="store_true", help="draw each URL, on a terminal")
-    quick = parser.add_argument_group("quick start without a file")
     known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
     add_flags = _add_relay_flags if program == "relay" else _add_client_flags
-    add_flags(quick)  # type: ignore[arg-type] # a group adds arguments as a parser does
+    add_flags(parser)
     quick_start = [a.dest for a in parser._actions if a.dest not in known]  # noqa: SLF001 - as above
     return parser, quick_start
 
 
 def _add_shared_flags(parser: ArgumentParser, program: str) -> None:
-    add = parser.add_argument
-    add("--version", action="version", version=f"{program}.pyz {__version__}")
+    version = f"{program}.pyz {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="say which one it is")
+    settings = parser.add_argument_group("Settings")
+    add = settings.add_argument
     add("-c", dest="config", type=Path, metavar="FILE", help="settings; FILE.d/*.toml add to it")
-    mode = parser.add_mutually_exclusive_group()
+    mode = settings.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="judge the settings and end")
     mode.add_argument(
         "--show-config", action="store_true", help="print what is in force, and whence"
@@ -118,14 +118,15 @@ def _add_shared_flags(parser: ArgumentParser, program: str) -> None:
         help="read -c (or --with) in its place",
     )
     add("--with", dest="content", type=Path, metavar="FILE", help="read it in the place of --as")
-    loudness = parser.add_mutually_exclusive_group()
+    log = parser.add_argument_group("Log, on standard error")
+    loudness = log.add_mutually_exclusive_group()
     loudness.add_argument(
         "-v", dest="log_level", action="store_const", const="debug", help="log more"
     )
     loudness.add_argument(
         "-q", dest="log_level", action="store_const", const="warning", help="log less"
     )
-    add(
+    log.add_argument(
         "--log-format",
         type=_log_format,
         metavar="auto|text|json|journald",
@@ -160,7 +161,7 @@ def _up_to(limit: int) -> Callable[[str], int]:
 
 
 def _add_relay_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("Quick start without a file: where to listen").add_argument
     add(
         "--bind-addr",
         type=_ip,
@@ -175,11 +176,19 @@ def _add_relay_flags(parser: ArgumentParser) -> None:
         metavar="PORT",
         help="a second one, which an authority validates on",
     )
-    add("--domain-suffix", action="append", metavar="NAME", help="repeatable (localhost)")
+    add = parser.add_argument_group("Quick start: what to serve, and to whom").add_argument
+    add(
+        "--domain-suffix",
+        action="append",
+        metavar="NAME",
+        help="serve names below it; repeatable (localhost)",
+    )
+    add("--open", action="store_true", default=None, help="anyone with a key may use the suffixes")
+    add("--allow", action="append", metavar="sha256:HEX", help="a client's fingerprint; repeatable")
+    group = parser.add_argument_group("Quick start: the relay's own certificate")
+    add = group.add_argument
     add("--tls-cert", metavar="FILE", help="certificate chain, PEM (self-signed)")
     add("--tls-key", metavar="FILE", help="its key, PEM")
-    add("--open", action="store_true", default=None, help="anyone with a key may use the suffixes")
-    add("--allow", action="append", metavar="sha256:…", help="a client's fingerprint; repeatable")
     add(
         "--acme-domain",
         action="append",
@@ -187,7 +196,7 @@ def _add_relay_flags(parser: ArgumentParser) -> None:
         help="order the relay's certificate for this name; repeatable",
     )
     add("--acme-email", metavar="ADDRESS", help="where the authority writes to")
-    _add_acme_flags(parser)
+    _add_acme_flags(group)
     add(
         "--acme-renew-days",
         type=_up_to(_DAYS_LIMIT),
@@ -196,9 +205,9 @@ def _add_relay_flags(parser: ArgumentParser) -> None:
     )
 
 
-def _add_acme_flags(parser: ArgumentParser) -> None:
+def _add_acme_flags(group: _ArgumentGroup) -> None:
     """Add what both programs may say of an authority."""
-    add = parser.add_argument
+    add = group.add_argument
     add("--acme-creds-path", metavar="FILE", help="the account, made if missing (in state_dir)")
     add("--acme-staging", action="store_true", default=None, help="try out: letsencrypt-staging")
     add("--acme-directory", metavar="URL", help="the authority's directory (letsencrypt)")
@@ -206,8 +215,8 @@ def _add_acme_flags(parser: ArgumentParser) -> None:
 
 
 def _add_client_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--server", action="append", metavar="HOST[:PORT]", help="a relay; repeatable")
+    _add_server_flags(parser.add_argument_group("Quick start without a file: relays"))
+    add = parser.add_argument_group("Quick start: what to serve").add_argument
     add(
         "--local",
         metavar="TARGET",
@@ -219,28 +228,35 @@ def _add_client_flags(parser: ArgumentParser) -> None:
     add("--secondary-local", metavar="TARGET", help="its service (that of --local)")
     add("--primary-cert-extension-hex", metavar="HEX", help="put into the certificate")
     add("--secondary-cert-extension-hex", metavar="HEX", help="put into the second certificate")
+    add("--id-bits", type=int, choices=(64, 128), help="length of ids (128)")
+    group = parser.add_argument_group("Quick start: certificates for visitors")
+    add = group.add_argument
+    add(
+        "--acme-email",
+        metavar="ADDRESS",
+        help="order the first endpoint's certificate (self-signed); the authority writes there",
+    )
+    _add_acme_flags(group)
+    add(
+        "--cert-pem",
+        metavar="FILE",
+        help="key and certificate to begin with, PEM; passed over if it does not exist",
+    )
+
+
+def _add_server_flags(group: _ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--server", action="append", metavar="HOST[:PORT]", help="a relay; repeatable")
+    trust = group.add_mutually_exclusive_group()
+    trust.add_argument("--pin", metavar="sha256:HEX", help="trust the relay with this key")
+    trust.add_argument("--ca", metavar="FILE", help="trust these certificates")
+    trust.add_argument("--insecure", action="store_true", default=None, help="trust anyone")
     add("--force-h2", action="store_true", default=None, help="only HTTP/2, no QUIC")
     add(
         "--pool-size",
         type=_up_to(_POOL_LIMIT),
         metavar="N",
         help="HTTP/2 connections per relay (4)",
-    )
-    add("--id-bits", type=int, choices=(64, 128), help="length of ids (128)")
-    trust = parser.add_mutually_exclusive_group()
-    trust.add_argument("--pin", metavar="sha256:…", help="trust the relay with this key")
-    trust.add_argument("--ca", metavar="FILE", help="trust these certificates")
-    trust.add_argument("--insecure", action="store_true", default=None, help="trust anyone")
-    add(
-        "--acme-email",
-        metavar="ADDRESS",
-        help="order the first endpoint's certificate (self-signed); the authority writes there",
-    )
-    _add_acme_flags(parser)
-    add(
-        "--cert-pem",
-        metavar="FILE",
-        help="key and certificate to begin with, PEM; passed over if it does not exist",
     )
 
 

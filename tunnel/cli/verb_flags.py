@@ -4,6 +4,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tunnel.cli.manual import Manual
+from tunnel.cli.manual_pages import verb_page
 from tunnel.cli.once import Once
 
 VERBS = {
@@ -36,7 +38,7 @@ def parse_verb(program: str, verb: str, argv: Sequence[str]) -> Namespace:
         problem = f"no such verb (known: {', '.join(verbs_of(program))})"
         if verb in LATER_VERBS:
             problem = f"not built yet: {LATER_VERBS[verb]}"
-        _bare_parser(program, verb).error(problem)
+        ArgumentParser(prog=f"{program}.pyz {verb}", add_help=False).error(problem)
     parser = verb_parser(program, verb)
     arguments = parser.parse_args(argv)
     _check(parser, verb, arguments)
@@ -44,17 +46,12 @@ def parse_verb(program: str, verb: str, argv: Sequence[str]) -> Namespace:
     return arguments
 
 
-def _bare_parser(program: str, verb: str) -> ArgumentParser:
-    prog = f"{program}.pyz {verb}"
-    return ArgumentParser(prog=prog, description=VERBS.get(verb), allow_abbrev=False)
-
-
 def verb_parser(program: str, verb: str) -> ArgumentParser:
     """Return the parser of what stands after a verb."""
-    parser = _bare_parser(program, verb)
+    parser = Manual(f"{program}.pyz {verb}", VERBS[verb], verb_page(program, verb))
     parser.register("action", None, Once)
     if verb == "completion":
-        parser.add_argument("shell", choices=SHELLS)
+        parser.add_argument("shell", choices=SHELLS, help="which shell it is for")
         return parser
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     _ADD_FLAGS[verb](parser, program)
@@ -113,7 +110,7 @@ def _add_explain_flags(parser: ArgumentParser, program: str) -> None:
 
 def _add_cert_flags(parser: ArgumentParser, program: str) -> None:
     add_running_flags(parser, program)
-    parser.add_argument("action", choices=("list", "renew"))
+    parser.add_argument("action", choices=("list", "renew"), help="what to do")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the name to renew it for")
 
 
