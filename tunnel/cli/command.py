@@ -5,6 +5,7 @@ import are loaded inside the functions that need them.
 """
 
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -51,11 +52,20 @@ def _guard(run: Callable[[], int]) -> int:
     """
     try:
         return run()
+    except BrokenPipeError:
+        return _end_without_reader()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.DONE
     except SettingsError as error:
         _complain("\n".join(error.faults))
         return exit_for(error)
+
+
+def _end_without_reader() -> int:
+    """Return the status of a program whose reader has left; nothing more can be printed."""
+    with open(os.devnull, "wb") as nowhere:  # else the interpreter complains when it flushes
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from tunnel import __version__
 from tunnel.cli.reports import (
     certificates_report,
     explanation_report,
@@ -30,6 +31,8 @@ def run_operation(program: str, arguments: Namespace) -> int:
         return _fail(Exit.UNAVAILABLE, str(error))
     except Declined as error:
         return _fail(Exit.RUNTIME, str(error))
+    except BrokenPipeError:
+        raise  # whoever read what is printed has left
     except OSError as error:
         return _fail(Exit.CANNOT_READ, f"{error.filename}: cannot be read: {error.strerror}")
 
@@ -90,8 +93,14 @@ def _cert(program: Running, arguments: Namespace) -> Exit:
 
 
 def _print(arguments: Namespace, value: Any, report: Callable[[], str]) -> None:
-    """Print the value as JSON if that was asked for, else the report."""
-    sys.stdout.write(f"{json.dumps(value)}\n" if arguments.json else report())
+    """Print the value as JSON if that was asked for, else the report; raises Declined."""
+    try:
+        text = f"{json.dumps(value)}\n" if arguments.json else report()
+    except (LookupError, TypeError, ValueError, AttributeError):
+        whose = f"version {value.get('version', '?')}" if isinstance(value, dict) else "it"
+        message = f"what {whose} answers cannot be shown by version {__version__}: try --json"
+        raise Declined(OK, message) from None
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

@@ -1,6 +1,7 @@
 """What running programs say of themselves, as text for people."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tunnel.cli.tables import format_table, printable
@@ -11,6 +12,15 @@ Columns = Mapping[str, Callable[[Any], object]]
 NONE = "-"
 KEY_DIGITS = 12  # of a fingerprint, in a table
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_FIGURES = {  # columns of figures, as wide as these become, so that nothing jumps when they change
+    "STREAMS": 7,
+    "VISITORS": 8,
+    "CONNECTIONS": 11,
+    "TARGET FAILURES": 15,
+    "RTT": 9,
+    "RECEIVED": 9,
+    "SENT": 9,
+}
 
 
 def status_report(status: Members, *, coloured: bool) -> str:
@@ -37,8 +47,8 @@ def _relay(status: Members, *, coloured: bool) -> Iterator[str]:
     if "listeners" not in status:
         return
     yield _table(status["listeners"], _LISTENERS, coloured=coloured)
-    links = [{**client, **link} for client in status["clients"] for link in client["connections"]]
-    yield _table(links, _LINKS, coloured=coloured) if links else "no client is registered\n"
+    clients = sorted(status["clients"], key=lambda each: (each["names"], each["fingerprint"]))
+    yield _table(clients, _CLIENTS, coloured=coloured) if clients else "no client is registered\n"
     if status["clients_left_out"]:
         yield f"and {status['clients_left_out']} more clients\n"
     yield _visitors(status["visitors"])
@@ -64,7 +74,11 @@ def _visitors(visitors: Members) -> str:
 def _client(status: Members, *, coloured: bool) -> Iterator[str]:
     endpoints = status["endpoints"]
     yield _table(endpoints, _ENDPOINTS, coloured=coloured)
-    ways = [{"endpoint": each["endpoint"], **way} for each in endpoints for way in each["servers"]]
+    ways = [
+        {"endpoint": each["endpoint"], "of": len(each["names"]), **way}
+        for each in endpoints
+        for way in each["servers"]
+    ]
     yield _table(ways, _WAYS, coloured=coloured)
     certificates = [row for each in endpoints for row in each["certificates"]]
     yield certificates_report({"certificates": certificates}, coloured=coloured)
@@ -95,7 +109,37 @@ def reload_report(outcome: Members) -> str:
 
 def _table(rows: Sequence[Members], columns: Columns, *, coloured: bool) -> str:
     cells = [[_cell(column(row)) for column in columns.values()] for row in rows]
-    return format_table([heading.upper() for heading in columns], cells, coloured=coloured)
+    headings = [heading.upper() for heading in columns]
+    return format_table(headings, cells, coloured=coloured, figures=_FIGURES)
+
+
+def _shortened(texts: Sequence[str]) -> str:
+    """Return the first text, and how many others there are."""
+    return f"{texts[0]} +{len(texts) - 1}" if len(texts) > 1 else "".join(texts)
+
+
+def _counted(words: Iterable[str]) -> str:
+    """Return each word once, with how often it occurs."""
+    return ", ".join(f"{word} x{n}" if n > 1 else word for word, n in Counter(words).items())
+
+
+def _transports(client: Members) -> str:
+    return _counted(link["transport"] for link in client["connections"])
+
+
+def _states(client: Members) -> str:
+    return ", ".join(dict.fromkeys(link["state"] for link in client["connections"]))
+
+
+def _round_trip(client: Members) -> str | None:
+    known = [link["round_trip"] for link in client["connections"]]
+    return _milliseconds(min((each for each in known if each is not None), default=None))
+
+
+def _next_try(way: Members) -> str | None:
+    """Return when a relay is dialled again, or the preferred transport where another is used."""
+    due = way["retry_in"] if way["retry_in"] is not None else way["probe_in"]
+    return None if due is None else f"in {duration(due + 1)}"
 
 
 def _cell(value: object) -> str:
@@ -139,15 +183,15 @@ _LISTENERS: Columns = {
     "address": lambda row: row["address"],
     "protocol": lambda row: row["protocol"],
 }
-_LINKS: Columns = {
+_CLIENTS: Columns = {
     "client": lambda row: _key(row["fingerprint"]),
-    "names": lambda row: row["names"],
-    "transport": lambda row: row["transport"],
-    "observed": lambda row: row["observed"],
-    "state": lambda row: row["state"],
-    "since": lambda row: row["since"],
+    "names": lambda row: _shortened(row["names"]),
+    "transport": _transports,
+    "observed": lambda row: _shortened([link["observed"] for link in row["connections"]]),
+    "state": _states,
+    "since": lambda row: min(link["since"] for link in row["connections"]),
     "streams": lambda row: row["streams"],
-    "rtt": lambda row: _milliseconds(row["round_trip"]),
+    "rtt": _round_trip,
     "received": lambda row: size(row["received"]),
     "sent": lambda row: size(row["sent"]),
 }
@@ -165,24 +209,24 @@ _REFUSED: Columns = {
 _ENDPOINTS: Columns = {
     "endpoint": lambda row: row["endpoint"],
     "id": lambda row: row["id"],
-    "urls": lambda row: row["urls"],
     "target": lambda row: row["target"],
     "streams": lambda row: row["streams"],
     "visitors": lambda row: row["visitors"],
     "received": lambda row: size(row["received"]),
     "sent": lambda row: size(row["sent"]),
     "target failures": lambda row: row["target_failures"],
+    "urls": lambda row: row["urls"],
 }
 _WAYS: Columns = {
     "endpoint": lambda row: row["endpoint"],
     "server": lambda row: row["server"],
     "transport": lambda row: row["transport"],
-    "why": lambda row: row["reason"],
     "connections": lambda row: row["connections"],
-    "names": lambda row: row["names"],
+    "names": lambda row: f"{len(row['names'])} of {row['of']}",
     "rtt": lambda row: _milliseconds(row["round_trip"]),
+    "next try": _next_try,
+    "why": lambda row: row["reason"],
     "last error": lambda row: row["last_error"],
-    "next try": lambda row: row["retry_in"] and f"in {duration(row['retry_in'] + 1)}",
 }
 _CERTIFICATES: Columns = {
     "certificate": lambda row: row["name"],
@@ -190,8 +234,8 @@ _CERTIFICATES: Columns = {
     "state": lambda row: row["state"],
     "until": lambda row: row["not_after"],
     "renewal": lambda row: row["renew_at"],
-    "last error": lambda row: row["last_error"],
     "next try": lambda row: row["retry_at"],
+    "last error": lambda row: row["last_error"],
 }
 _REASONS: Columns = {
     "asked": lambda row: row["question"],

@@ -69,11 +69,15 @@ class Running:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise Unreachable(f"{self.path}: {reason}{_advice(error)}") from None
-        head_of_answer, _, text = answer.partition(b"\r\n\r\n")
+        head_of_answer, blank, content = answer.partition(b"\r\n\r\n")
         status = head_of_answer[9:12]
+        if not answer:
+            raise Unreachable(f"{self.path}: it has ended, or is ending, without an answer")
         if not head_of_answer.startswith(b"HTTP/1.1 ") or not status.isdigit():
             raise Unreachable(f"{self.path}: what answers there is no tunnel")
-        return int(status), text.decode(errors="replace")
+        if not blank or len(content) < _length(head_of_answer):
+            raise Unreachable(f"{self.path}: it has ended in the middle of its answer")
+        return int(status), content.decode(errors="replace")
 
 
 def _read(sock: socket.socket, deadline: float) -> bytes:
@@ -85,6 +89,15 @@ def _read(sock: socket.socket, deadline: float) -> bytes:
             break
         answer += piece
     return bytes(answer)
+
+
+def _length(head: bytes) -> int:
+    """Return how long an answer is to be, 0 where its head does not say."""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length" and value.strip().isdigit():
+            return int(value)
+    return 0
 
 
 def _limit(sock: socket.socket, deadline: float) -> None:

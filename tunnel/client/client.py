@@ -31,6 +31,8 @@ from tunnel.settings.values import ClientSettings
 from tunnel.tls.identity import Signer
 from tunnel.transport.doors import DIALERS, Dialer
 
+ENDING = "the client is ending: it takes no other settings now"
+
 log = get_log(__name__)
 
 
@@ -105,6 +107,8 @@ class Client:
         used, or needs a restart. To be called while `run` runs.
         """
         plan = check_live(self.settings, settings)
+        if self._sessions.is_stopped:
+            raise SettingsError([ENDING])
         furnished = furnish(settings, self._signers, self._furnished)
         holdings = self._certificates.read(settings, furnished.endpoints)
         # From here on nothing is awaited and nothing can fail.

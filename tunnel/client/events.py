@@ -151,6 +151,7 @@ class ServerState:
     last_error: str | None
     retry_in: float | None
     round_trip: float | None = None  # seconds, of the last ping that was answered
+    probe_in: float | None = None  # seconds until the preferred transport is tried again
 
 
 @dataclass(frozen=True, slots=True)

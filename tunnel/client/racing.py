@@ -82,6 +82,8 @@ class Course:
         self._backoffs: dict[Lane | None, Backoff] = {}  # None: of the race as a whole
         self._probe = _Probe(rules.probe_interval)
         self._down_since = self._up_since = 0.0
+        self._has_registered = False
+        self._obstacle = "UDP did not pass last time"  # why QUIC is not in use, once that is so
         self.transport: str | None = None
         self.favourite = remembered
 
@@ -92,14 +94,14 @@ class Course:
     @property
     def reason(self) -> str:
         """Why `transport` is the one in use, in words for an operator."""
+        if self.transport is None:
+            return "nothing is registered now" if self._has_registered else "nothing registered yet"
         if self._rules.mode != AUTO:
             return "set by the operator"
-        if self.transport is None:
-            return "nothing has registered yet"
         if self.transport == QUIC:
             suspect = self._standing.get(_FIRST) is Standing.SUSPECT
             return "a heartbeat is missing" if suspect else "UDP passes"
-        return "UDP does not pass, or its answers came later"
+        return self._obstacle
 
     def start(self, now: float) -> None:
         """Begin at `now` (seconds of a monotonic clock, like every time here)."""
@@ -113,6 +115,16 @@ class Course:
         self._probe = _Probe(interval, started_at=now, has_migrated=self._probe.has_migrated)
         if _FIRST in self._due and self.transport == HTTP2:
             self._due[_FIRST] = min(self._due[_FIRST], now + interval)
+
+    @property
+    def next_probe(self) -> float | None:
+        """When QUIC is tried while HTTP/2 is in use, None where it is not, or is tried now."""
+        return self._due.get(_FIRST) if self.transport == HTTP2 else None
+
+    @property
+    def next_race(self) -> float | None:
+        """When the relay is dialled again while nothing is in use; None while something is."""
+        return self.next_timeout() if self.transport is None else None
 
     def next_timeout(self) -> float | None:
         """Return when `take_due` will have something, None while nothing is planned."""
@@ -137,8 +149,11 @@ class Course:
         """The relay has welcomed the connection of this lane."""
         self._standing[lane] = Standing.UP
         self._since[lane] = now
+        self._has_registered = True
         if self.transport is None:
             self._up_since = now
+            if lane.transport == HTTP2 and _FIRST in self._standing and self.favourite != HTTP2:
+                self._obstacle = f"UDP does not pass: no answer within {HEAD_START:g} s"
             self._settle(lane.transport, now)
         elif lane.transport == HTTP2:
             self._dial_pool(now)
@@ -166,6 +181,8 @@ class Course:
         """The attempt or connection of this lane is over, or takes no new visitors any more."""
         self._standing.pop(lane, None)
         lasted = now - self._since.pop(lane, now)
+        if lane == _FIRST:
+            self._obstacle = f"{'UDP does not pass' if ending.code is None else 'QUIC'}: {ending}"
         if self.transport is None:
             self._run_failed(lane, now, ending)
         elif not self._is_up():

@@ -1,6 +1,6 @@
 """Which names one relay serves for us, compared with what it served before."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tunnel.client import events
 from tunnel.client.endpoints import Endpoint, url_of
@@ -15,6 +15,7 @@ class ServedNames:
         self._server = server
         self._journal = journal
         self.urls: dict[str, str] = {}  # where visitors find each of them
+        self.urls_elsewhere: Callable[[], Mapping[str, str]] = dict  # by whom took this one's place
 
     def compare(self, links: Iterable[Link], endpoints: Mapping[str, Endpoint]) -> None:
         """Tell which names the relay has begun or ceased to send visitors for."""
@@ -25,7 +26,7 @@ class ServedNames:
             for name in link.offers.serving
         }
         before, self.urls = self.urls, urls
-        for name in before.keys() - urls.keys():
+        for name in sorted(before.keys() - urls.keys() - self.urls_elsewhere().keys()):
             self._journal.not_serving(name)
         for name, endpoint in endpoints.items():
             if name in urls and name not in before:

@@ -130,6 +130,11 @@ class Sessions:
         """Those that visitors and validations may come through."""
         return [*self._current.values(), *self._outgoing]
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether they were asked to end."""
+        return self._stopped.is_set()
+
     # -- running
 
     async def run(self) -> None:
@@ -217,7 +222,13 @@ class Sessions:
         except TimeoutError:
             log.warning("replaced before another serves", server=old.server, by=new)
         if self._outgoing.pop(old, None) is not None:  # else it has ended
+            old.hand_over(lambda: self._urls(key))
             part(key, old)
+
+    def _urls(self, key: Key) -> Mapping[str, str]:
+        """Return where visitors find the names that a session, if there is one now, serves."""
+        uplink = self._current.get(key)
+        return {} if uplink is None else uplink.urls
 
     def _leave(self, key: Key, uplink: Uplink) -> None:
         self._retired[uplink] = key

@@ -5,7 +5,7 @@ Each connection is one task, in `link`; this one decides nothing but the order o
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -87,6 +87,10 @@ class Uplink:
         self._course.probe_every(terms.rules.probe_interval, _now())
         self._news.set()
 
+    def hand_over(self, urls_elsewhere: Callable[[], Mapping[str, str]]) -> None:
+        """Leave it to the session in place of this one to tell of the names that it serves."""
+        self._served.urls_elsewhere = urls_elsewhere
+
     def stop(self) -> None:
         """Ask `run` to end in order: visitors elsewhere, streams finished, everything closed.
 
@@ -147,10 +151,8 @@ class Uplink:
     def _give_up(self, link: Link, ending: Ending) -> None:
         """Take a link out of the course, which plans the next attempt."""
         del self._links[link.lane]
-        now = _now()
-        self._course.ended(link.lane, now, ending)
-        due = self._course.next_timeout()
-        retry_in = None if due is None else max(0.0, round(due - now, 3))
+        self._course.ended(link.lane, _now(), ending)
+        retry_in = _until(self._course.next_timeout())
         self._journal.ended(link.lane.transport, ending, retry_in)
         self._apply()
 
@@ -266,9 +268,8 @@ class Uplink:
 
     def state(self, names: frozenset[str]) -> events.ServerState:
         """Return how the session stands, as far as these names are concerned."""
-        welcomes = [link.welcome for link in self._links.values() if link.welcome is not None]
-        due = self._course.next_timeout()
-        is_waiting = self._course.transport is None and due is not None
+        links = self._links.values()
+        welcomes = [link.welcome for link in links if link.welcome is not None]
         return events.ServerState(
             server=self.server,
             transport=self._course.transport,
@@ -277,10 +278,20 @@ class Uplink:
             names=tuple(sorted(names & self._served.urls.keys())),
             observed=str(Address(*welcomes[0].observed)) if welcomes else None,
             last_error=self._journal.last_error,
-            retry_in=max(0.0, due - _now()) if is_waiting and due is not None else None,
-            round_trip=next((each.round_trip for each in self._links.values()), None),
+            retry_in=_until(self._course.next_race),
+            round_trip=_round_trip(links),
+            probe_in=_until(self._course.next_probe),
         )
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _round_trip(links: Iterable[Link]) -> float | None:
+    """Return the shortest that is known."""
+    return min((link.round_trip for link in links if link.round_trip is not None), default=None)
+
+
+def _until(due: float | None) -> float | None:
+    return None if due is None else max(0.0, round(due - _now(), 3))

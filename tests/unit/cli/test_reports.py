@@ -73,11 +73,44 @@ def test_a_relay_tells_who_is_there() -> None:
     head = "relay eu1, version 0.1.0, process 7, up 1d 2h: serving, ready"
     assert report.splitlines()[0] == head
     assert row(report, "abababababab") == [
-        *("abababababab", "a.t.test, b.t.test", "quic", "192.0.2.7:4711", "ready"),
+        *("abababababab", "a.t.test +1", "quic", "192.0.2.7:4711", "ready"),
         *("2026-01-31T12:00:00Z", "3", "12.3 ms", "1023 B", "1.5 MiB"),
     ]
     assert row(report, "t.test") == ["t.test", "2 of 45"]
     assert "turned away: hello 4\n" in report
+
+
+def test_a_client_of_several_connections_has_one_line_and_its_bytes_once() -> None:
+    pool = [
+        {**LINK, "transport": "h2", "round_trip": 0.02, "observed": "192.0.2.7:1"},
+        {**LINK, "transport": "h2", "since": "2026-01-30T12:00:00Z", "state": "draining"},
+        {**LINK, "round_trip": None},
+    ]
+    report = status_report({**RELAY, "clients": [{**CLIENT, "connections": pool}]}, coloured=False)
+    assert row(report, "abababababab")[2:] == [
+        *("h2 x2, quic", "192.0.2.7:1 +2", "ready, draining", "2026-01-30T12:00:00Z", "3"),
+        *("12.3 ms", "1023 B", "1.5 MiB"),
+    ]
+    assert report.count("1.5 MiB") == 1
+
+
+def test_clients_are_sorted_by_name() -> None:
+    clients = [{**CLIENT, "names": [f"{name}.t.test"]} for name in "cab"]
+    report = status_report({**RELAY, "clients": clients}, coloured=False)
+    assert [report.index(f"{name}.t.test") for name in "abc"] == sorted(
+        report.index(f"{name}.t.test") for name in "abc"
+    )
+
+
+def test_columns_of_figures_do_not_move_when_these_change() -> None:
+    later = {**CLIENT, "streams": 1000, "received": 1 << 40, "sent": 0}
+    slow = {**later, "connections": [{**LINK, "round_trip": 1.2345}]}
+    now, then = (
+        status_report({**RELAY, "clients": [each]}, coloured=False).splitlines()[4:6]
+        for each in (CLIENT, slow)
+    )
+    assert [len(line) for line in now] == [len(line) for line in then]
+    assert now[0] == then[0]
 
 
 def test_a_relay_tells_why_it_is_not_ready() -> None:
@@ -115,17 +148,31 @@ def test_a_client_tells_how_each_endpoint_is_served_and_why() -> None:
     server: dict[str, Any] = {
         "server": "eu",
         "transport": None,
-        "reason": "nothing has registered yet",
+        "reason": "nothing registered yet",
         "connections": 0,
         "names": [],
         "observed": None,
         "last_error": "no answer",
         "retry_in": 4.2,
         "round_trip": None,
+        "probe_in": None,
+    }
+    settled = {
+        **server,
+        "server": "us",
+        "transport": "h2",
+        "reason": "UDP does not pass: no answer",
+        "connections": 4,
+        "names": ["a.t.test"],
+        "retry_in": None,
+        "probe_in": 70.0,
+        "round_trip": 0.01,
+        "last_error": None,
     }
     endpoint = {
         "endpoint": "web",
         "id": "ab" * 16,
+        "names": ["a.t.test"],
         "urls": [],
         "target": "127.0.0.1:3000",
         "streams": 0,
@@ -133,7 +180,7 @@ def test_a_client_tells_how_each_endpoint_is_served_and_why() -> None:
         "received": 0,
         "sent": 0,
         "target_failures": 2,
-        "servers": [server],
+        "servers": [server, settled],
         "certificates": [CERTIFICATE],
     }
     status = {
@@ -148,7 +195,11 @@ def test_a_client_tells_how_each_endpoint_is_served_and_why() -> None:
     }
     report = status_report(status, coloured=False)
     assert row(report, "web       eu") == [
-        *("web", "eu", "-", "nothing has registered yet", "0", "-", "-", "no answer", "in 5s")
+        *("web", "eu", "-", "0", "0 of 1", "-", "in 5s", "nothing registered yet", "no answer")
+    ]
+    assert row(report, "web       us") == [
+        *("web", "us", "h2", "4", "1 of 1", "10.0 ms", "in 1m 11s"),
+        *("UDP does not pass: no answer", "-"),
     ]
     assert row(report, "relay.test")[:2] == ["relay.test", "acme"]
 

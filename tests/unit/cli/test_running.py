@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import tunnel
 from tests.unit.settings.documents import RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
 from tunnel.cli.running import Running, Unreachable
@@ -35,18 +38,19 @@ def run(*argv: str) -> int:
 
 
 @contextmanager
-def answering(path: Path, answer: bytes) -> Iterator[None]:
-    """Say `answer` to whoever connects to `path`."""
+def answering(path: Path, answer: bytes, times: int = 1) -> Iterator[None]:
+    """Say `answer` to whoever connects to `path`, so often."""
     path.parent.mkdir(exist_ok=True)
     with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
         listener.bind(str(path))
         listener.listen()
 
         def serve() -> None:
-            caller, _ = listener.accept()
-            with caller:
-                caller.recv(65536)
-                caller.sendall(answer)
+            for _ in range(times):
+                caller, _ = listener.accept()
+                with caller:
+                    caller.recv(65536)
+                    caller.sendall(answer)
 
         served = pool.submit(serve)
         yield
@@ -232,6 +236,47 @@ def test_a_client_looks_in_a_place_of_its_own(
         assert run_client_command(["drain"], unused) == 0
     assert os.listdir(folder) == ["tunnel-client"]
     assert capsys.readouterr().err == ""
+
+
+# -- programs that end meanwhile, and readers that leave
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"", "x.sock: it has ended, or is ending, without an answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{", "it has ended in the middle of its"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "it has ended in the middle of its"),
+    ],
+)
+def test_a_program_that_ends_in_the_middle_is_said_to(
+    folder: Path, answer: bytes, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", answer):
+        assert run("status", "--socket", "x.sock") == 69
+    assert told in capsys.readouterr().err
+
+
+def test_an_answer_of_another_version_is_said_to_be(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", http(200, {"version": "9.9", "program": "relay"})):
+        assert run("status", "--socket", "x.sock") == 1
+    assert "what version 9.9 answers cannot be shown by version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["completion bash", "status --json --socket x.sock"])
+def test_a_reader_who_leaves_ends_a_verb_without_a_word(folder: Path, words: str) -> None:
+    source, gone = os.pipe()
+    os.close(source)
+    command = [sys.executable, "-m", "tunnel.relay", *words.split()]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tunnel.__file__).parents[1])}
+    with answering(folder / "x.sock", DRAINING, times=int("status" in words)):
+        ended = subprocess.run(
+            command, stdout=gone, stderr=subprocess.PIPE, env=environment, check=False, timeout=15
+        )
+    os.close(gone)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 # -- one of several clients

@@ -15,6 +15,11 @@ def test_columns_are_aligned_without_trailing_space() -> None:
     assert table == "A          LONG\nwide cell  x\nb\n"
 
 
+def test_figures_stand_on_the_right_in_a_column_of_their_own_width() -> None:
+    table = format_table(["A", "N", "B"], [["x", "1", "y"], ["x", "22", "y"]], figures={"N": 4})
+    assert table == "A     N  B\nx     1  y\nx    22  y\n"
+
+
 def test_a_terminal_sees_the_headings_in_bold() -> None:
     assert format_table(["A"], [["b"]], coloured=True) == "\x1b[1mA\x1b[0m\nb\n"
 

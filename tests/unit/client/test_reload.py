@@ -439,10 +439,11 @@ def test_stopping_does_not_wait_for_who_was_to_take_over(tmp_path: Path) -> None
     assert run(tmp_path, script) < 1
 
 
-def test_a_stopped_client_does_not_begin_anew(tmp_path: Path) -> None:
+def test_a_stopped_client_takes_no_other_settings(tmp_path: Path) -> None:
     async def script(world: World) -> int:
         world.client.stop()
-        await world.reload(with_us)
+        with pytest.raises(SettingsError, match="the client is ending"):
+            await world.reload(with_us)
         await asyncio.sleep(10)
         return len(world.us.dials)
 
