@@ -86,7 +86,7 @@ def test_it_stands_for_renewal_and_says_so_in_its_line(
 
     run(body())
     (fields,) = fields_of(caplog, "certificate issued")
-    assert (fields["names"], fields["directory"]) == (NAME, front.directory_url)
+    assert (fields["names"], fields["directory"]) == ([NAME], front.directory_url)
     assert LINE.fullmatch(fields["not_after"])
     assert LINE.fullmatch(fields["renew_at"])
 
