@@ -28,7 +28,12 @@ GLIBC = (2, 28)  # what the wheels below ask for at most
 # Of these, wheels without compiled code exist beside those for one Python each.
 PURE = frozenset({"charset-normalizer", "tomli"})
 PROGRAMS = ("relay", "client")
-INTERPRETER = "/usr/bin/env -S python3 -I"
+# A reload may be asked for at any time, and SIGHUP would kill until Python has begun: the shell,
+# which begins within a millisecond or two, has it ignored.
+BEGINNING = b"""#!/bin/sh
+trap '' HUP
+exec python3 -I "$0" "$@"
+"""
 MACHINE = platform.machine()
 PLATFORMS = tuple(
     f"{tag}_{MACHINE}" for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
@@ -169,14 +174,7 @@ def unpack_wheel(wheel: Path, site: Path) -> None:
 def run_shiv(site: Path, entry: str, target: Path) -> None:
     """Have shiv pack `site` into `target`."""
     command = [sys.executable, "-m", "shiv", "--site-packages", str(site), "--entry-point", entry]
-    command += [
-        "--python",
-        INTERPRETER,
-        "--reproducible",
-        "--uncompressed",
-        "--output-file",
-        str(target),
-    ]
+    command += ["--reproducible", "--uncompressed", "--output-file", str(target)]
     subprocess.run(command, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH})
 
 
@@ -191,7 +189,7 @@ def repack(packed: Path, target: Path) -> Path:
     contents["__main__.py"] = (ROOT / "tunnel" / "boot.py").read_bytes()
     contents["bundle.json"] = json.dumps(describe(contents), sort_keys=True).encode()
     with target.open("wb") as file:
-        file.write(f"#!{INTERPRETER}\n".encode())
+        file.write(BEGINNING)
         with zipfile.ZipFile(file, "w") as archive:
             for name in sorted(contents):
                 entry = zipfile.ZipInfo(name, EARLIEST)

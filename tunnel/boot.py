@@ -15,6 +15,7 @@ import signal
 
 if __name__ == "__main__":
     # A reload may be asked for before the program has its handler; the default action would kill.
+    # The shell at the beginning of the archive has done so already, unless Python was named.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 import fcntl

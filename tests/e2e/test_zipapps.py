@@ -145,13 +145,14 @@ def test_it_runs_where_home_does_not_exist(home: str, tmp_path: Path) -> None:
     assert (len(copies(tmp_path)), Path("/nonexistent").exists()) == (1, False)
 
 
-def test_it_runs_where_home_is_read_only(tmp_path: Path) -> None:
-    home, temporary = tmp_path / "home", tmp_path / "tmp"
-    home.mkdir(0o555)
+@pytest.mark.parametrize("variable", ["SHIV_ROOT", "CACHE_DIRECTORY", "XDG_CACHE_HOME", "HOME"])
+def test_it_runs_where_its_place_is_read_only(variable: str, tmp_path: Path) -> None:
+    place, temporary = tmp_path / "place", tmp_path / "tmp"
+    place.mkdir(0o555)
     temporary.mkdir()
-    environment = {"HOME": str(home), "TMPDIR": str(temporary)}
+    environment = {"HOME": "/nonexistent", "TMPDIR": str(temporary), variable: str(place)}
     assert_answered(run(RELAY, environment, prefix=BOUND_BY_MODES))
-    assert (len(copies(temporary)), list(home.iterdir())) == (1, [])
+    assert (len(copies(temporary)), list(place.iterdir())) == (1, [])
 
 
 def test_a_complete_copy_need_not_be_writable(tmp_path: Path) -> None:
@@ -201,6 +202,16 @@ def test_an_interrupted_start_is_taken_up_again(tmp_path: Path) -> None:
     start.kill()
     start.communicate()
     assert_answered(run(RELAY, {"SHIV_ROOT": str(tmp_path)}))
+
+
+def test_a_hang_up_does_not_kill_before_python_has_begun(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\nkill -HUP $$\necho "$@"\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.defpath}"}
+    command = [str(RELAY), "a b", "*"]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == f"-I {RELAY} a b *\n"
 
 
 def test_a_hang_up_during_the_start_does_not_kill(tmp_path: Path) -> None:

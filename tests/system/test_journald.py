@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from tests.system.container import Container
-from tests.system.services import RELAY, add_to, configure_relay, start_client, visiting
+from tests.system.services import RELAY, UNITS, add_to, configure_relay, start_client, visiting
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -16,7 +16,7 @@ Entry = dict[str, str | list[str]]
 Line = tuple[str, str, Mapping[str, object]]  # level, message, fields
 LARGE = "y" * (1 << 20)  # more than the socket of the journal takes in one datagram
 FORGED = "x\nPRIORITY=0\nFORGED=1\n\nFORGED\n\x01\0\0\0\0\0\0\0y\n<0>\x1b[31m\udcff\0<0>z"
-WRITER, LINES = "/root/writer.py", "/root/lines.json"
+WRITER, LINES = "/srv/writer.py", "/srv/lines.json"
 # Logs lines as one of the programs would.
 WRITING = f"""
 import json, sys
@@ -152,10 +152,17 @@ def test_no_text_forges_a_field(
     }
 
 
+def confinement() -> list[str]:
+    """Return what the unit of the relay denies it."""
+    unit = next(unit for unit in UNITS if unit.name == RELAY).read_text()
+    kinds = ("Protect", "Private", "Restrict", "SystemCall", "MemoryDeny", "NoNew", "Lock")
+    return [line for line in unit.splitlines() if line.startswith(kinds)]
+
+
 def test_a_line_that_fits_no_datagram_arrives_whole(machine: Container, modules: str) -> None:
-    large, small = written(
-        machine, modules, ("warning", "large", {"content": LARGE}), ("info", "small", {})
-    )
+    """Also from a service that may do as little as the relay."""
+    lines: list[Line] = [("warning", "large", {"content": LARGE}), ("info", "small", {})]
+    large, small = written(machine, modules, *lines, service=confinement())
     assert (large["CONTENT"], large["PRIORITY"]) == (LARGE, "4")
     assert large["MESSAGE"] == f"writer large content={LARGE}"
     assert small["MESSAGE"] == "writer small"

@@ -77,14 +77,40 @@ def test_what_runs_stops_in_order(machine: Container) -> None:
         assert machine.shown(unit, "Result") == "success"
 
 
-def test_a_fault_in_the_settings_ends_it_without_a_restart(machine: Container) -> None:
-    machine.put("/etc/tunnel/relay.toml", "[relay]\ndrain_timeout = true\n")
-    assert machine.systemctl("start", RELAY, check=False).returncode != 0
-    assert machine.shown(RELAY, "ActiveState") == "failed"
-    assert machine.shown(RELAY, "ExecMainStatus") == "78"
-    assert machine.shown(RELAY, "NRestarts") == "0"
-    shown = machine.systemctl("status", RELAY, check=False).stdout
-    assert "relay.toml:2: relay.drain_timeout: true is not a duration" in shown
+@pytest.mark.parametrize(
+    ("unit", "program", "settings"),
+    [(RELAY, "relay", "relay"), (CLIENT, "client", "client"), (SHOP, "client", "clients/shop")],
+)
+def test_a_fault_in_the_settings_ends_it_without_a_restart(
+    machine: Container, unit: str, program: str, settings: str
+) -> None:
+    file = f"/etc/tunnel/{settings}.toml"
+    machine.put(file, f"[{program}]\ndrain_timeout = true\n")
+    assert machine.systemctl("start", unit, check=False).returncode != 0
+    assert machine.shown(unit, "ActiveState") == "failed"
+    assert machine.shown(unit, "ExecMainStatus") == "78"
+    assert machine.shown(unit, "NRestarts") == "0"
+    shown = machine.systemctl("status", "--full", unit, check=False).stdout
+    assert f"{file}:2: {program}.drain_timeout: true is not a duration" in shown
+
+
+def test_a_word_that_is_no_flag_ends_it_without_a_restart(machine: Container) -> None:
+    add_to(machine, RELAY, "ExecStart=\nExecStart=/usr/local/bin/relay.pyz --workers 2")
+    machine.systemctl("start", RELAY, check=False)
+    assert machine.shown(RELAY, "ExecMainStatus") == "2"
+    assert (machine.shown(RELAY, "ActiveState"), machine.shown(RELAY, "NRestarts")) == (
+        "failed",
+        "0",
+    )
+
+
+def test_a_relay_that_is_killed_is_started_again(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    host = start_client(machine)
+    machine.systemctl("kill", "--signal=KILL", RELAY)
+    machine.wait_until(RELAY, "NRestarts", "1")
+    assert served(machine, host).strip() == PAGE
 
 
 def test_a_restart_with_faulty_settings_says_so_and_one_with_good_settings_serves_again(
@@ -229,6 +255,22 @@ def test_a_key_that_only_root_may_read_comes_as_a_credential(machine: Container)
     add_to(machine, CLIENT, "LoadCredential=client.key:/etc/tunnel/client.key")
     host = start_client(machine, key="${CREDENTIALS_DIRECTORY}/client.key")
     assert page(machine, host).strip() == PAGE
+
+
+def test_the_relays_certificate_and_its_key_come_as_credentials(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    machine.run("cp", "/var/lib/tunnel-relay/relay.pem", "/etc/tunnel/relay.pem")
+    pins = re.findall(r"--pin (\S+)", machine.journal(RELAY))
+    machine.systemctl("stop", RELAY)
+    add_to(machine, RELAY, "LoadCredential=relay.pem:/etc/tunnel/relay.pem")
+    file = '"${CREDENTIALS_DIRECTORY}/relay.pem"'
+    certificate = f'[certificate]\nmode = "files"\nchain_file = {file}\nkey_file = {file}\n'
+    configure_relay(machine, f"{LISTENERS}{certificate}")
+    machine.run("rm", "-r", "/var/lib/tunnel-relay/relay.pem")
+    machine.systemctl("start", RELAY)
+    assert re.findall(r"--pin (\S+)", machine.journal(RELAY))[-1] == pins[-1]
+    assert page(machine, start_client(machine)).strip() == PAGE
 
 
 def test_several_clients_have_settings_and_state_of_their_own(machine: Container) -> None:
