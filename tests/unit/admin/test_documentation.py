@@ -1,4 +1,4 @@
-"""docs/operations.md says of every figure what the programs say of it, and its alerts are rules."""
+"""docs/operations.md says of every figure what the programs say of it; the alerts are tried out."""
 
 import ast
 import re
@@ -16,6 +16,8 @@ from tunnel.client.figures import families_of
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "operations.md").read_text()
+ALERTS = ROOT / "config" / "prometheus" / "alerts.yml"
+CASES = Path(__file__).parent / "alerts.yml"
 MAKERS = {"gauge": "", "gauges": "", "counter": "_total", "counters": "_total"}
 
 
@@ -62,22 +64,38 @@ def test_the_figures_that_are_read_are_the_ones_that_are_shown() -> None:
     assert ours == {name.removesuffix("_total") for name in documented}
 
 
-def alerts() -> str:
-    (rules,) = re.findall(r"```yaml\n(groups:.*?)```", TEXT, re.DOTALL)
-    return str(rules)
-
-
-def test_the_alerts_are_rules_that_prometheus_takes(tmp_path: Path) -> None:
-    file = tmp_path / "alerts.yml"
-    file.write_text(alerts())
-    judged = subprocess.run(
-        ["promtool", "check", "rules", file], capture_output=True, text=True, check=False
-    )
+def promtool(*arguments: str | Path) -> None:
+    """Have promtool judge a file."""
+    judged = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
     assert judged.returncode == 0, judged.stdout + judged.stderr
 
 
+def test_the_alerts_are_rules_that_prometheus_takes() -> None:
+    promtool("check", "rules", ALERTS)
+
+
+def test_the_alerts_fire_when_they_should_and_only_then() -> None:
+    promtool("test", "rules", CASES)
+
+
+def test_every_alert_is_seen_to_fire_and_to_keep_silent() -> None:
+    judged = re.findall(r"alertname: (\w+)\n +exp_alerts:( \[\])?", CASES.read_text())
+    for silent in ("", " []"):
+        assert {name for name, expected in judged if expected == silent} == set(alerts())
+
+
+def test_every_alert_has_its_line() -> None:
+    cells = re.findall(r"^\| ((?:`Tunnel\w+`(?:, )?)+) \|", TEXT, re.MULTILINE)
+    assert [name for cell in cells for name in re.findall(r"\w+", cell)] == alerts()
+
+
+def alerts() -> list[str]:
+    """Return the names of the alerts in their order."""
+    return re.findall(r"- alert: (\w+)", ALERTS.read_text())
+
+
 def test_the_alerts_ask_for_figures_that_there_are() -> None:
-    asked = set(re.findall(r"\btunnel_\w+", alerts()))
+    asked = set(re.findall(r"\btunnel_\w+", ALERTS.read_text()))
     documented = set(re.findall(r"^\| `(tunnel_\w+)`", TEXT, re.MULTILINE))
     assert asked
     assert asked <= documented
