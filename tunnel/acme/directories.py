@@ -21,7 +21,6 @@ class Directory:
     url: str
     caa: tuple[str, ...] = ()  # issuer domain names (RFC 8659 §4.2); empty: not known
     is_named: bool = False
-    requires_eab: bool = False
 
     @property
     def slug(self) -> str:
@@ -61,14 +60,12 @@ NAMED = {
                 "comodo.com",
             ),
             is_named=True,
-            requires_eab=True,
         ),
         Directory(
             "google",
             "https://dv.acme-v02.api.pki.goog/directory",
             ("pki.goog",),
             is_named=True,
-            requires_eab=True,
         ),
     )
 }

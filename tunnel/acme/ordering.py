@@ -87,8 +87,8 @@ class Orders:
         Raises IssueFailed, OrderGone if another call is to place a new order, OrderPostponed if
         nothing was ordered, SettingsError for files.
         """
-        await self._run(lambda _authority: None)
-        await self._check(request)
+        authority = await self._run(lambda authority: authority)
+        await self._check(request, authority)
         # Nothing is ordered before every relay is ready for what follows from it.
         async with AsyncExitStack() as stack:
             expected = {name: PendingAnswer() for name in request.names}
@@ -149,11 +149,10 @@ class Orders:
         self._authority.prepare()
         return self._authority
 
-    async def _check(self, request: Request) -> None:
+    async def _check(self, request: Request, authority: "Authority") -> None:
         """Look whether the order could succeed at all; raises OrderPostponed."""
         if not wants_preflight(self._settings.preflight, self._directory):
             return
-        authority = await self._run(lambda authority: authority)
         identities = authority.caa_identities or self._directory.caa
         verdict = await check(
             request.names,

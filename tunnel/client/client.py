@@ -13,7 +13,7 @@ from tunnel.client import events
 from tunnel.client.addresses import resolve
 from tunnel.client.certificates import Certificates
 from tunnel.client.challenges import Challenges
-from tunnel.client.counts import Visits
+from tunnel.client.counts import EndpointVisits
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.events import ClientEvent as ClientEvent  # noqa: PLC0414 - part of the interface
 from tunnel.client.favourites import Favourites
@@ -160,7 +160,7 @@ class Client:
         )
 
 
-def _visitor_state(visits: Visits) -> events.VisitorState:
+def _visitor_state(visits: EndpointVisits) -> events.VisitorState:
     tally = visits.tally
     return events.VisitorState(
         visits.open, visits.total, tally.forth, tally.back, visits.target_failures

@@ -1,32 +1,19 @@
 """What a client counts: of the visitors of one endpoint, and of all that relays and orders do."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tunnel.client import events
+from tunnel.runtime.visits import Visits
 from tunnel.stream import Tally
 
 
 @dataclass(slots=True)
-class Visits:
+class EndpointVisits(Visits):
     """The visitors of one endpoint."""
 
-    open: int = 0
-    total: int = 0
     target_failures: int = 0
     tally: Tally = field(default_factory=Tally)
-
-    @contextmanager
-    def visit(self) -> Iterator[None]:
-        """Count a visitor who is here for as long as this is entered."""
-        self.open += 1
-        self.total += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
 
 
 class Chronicle:

@@ -12,9 +12,9 @@ from ipaddress import ip_address
 from itertools import combinations
 from pathlib import Path
 
-from tunnel.client.counts import Visits
+from tunnel.client.counts import EndpointVisits
 from tunnel.client.presented import Presented
-from tunnel.errors import LocalProtocolError, NotWritable, SettingsError, joined
+from tunnel.errors import LocalProtocolError, SettingsError, joined
 from tunnel.protocol.names import client_id
 from tunnel.settings.values import ClientSettings, EndpointSettings, KeypairSettings
 from tunnel.tls.certificates import load_chain, self_signed, stored_self_signed
@@ -59,7 +59,7 @@ class Endpoint:
         self.settings = settings
         self.keypair = keypair
         self.names = (f"{keypair.id}.{settings.suffix}", *settings.names)
-        self.visits = Visits()
+        self.visits = EndpointVisits()
         self._presented = Presented(settings, now)
 
     def __repr__(self) -> str:
@@ -204,13 +204,8 @@ def _certificate(endpoint: Endpoint, state_dir: Path, now: datetime) -> Certific
         return load_chain(*_files(settings))
     directory = state_dir / CERTIFICATES
     names = endpoint.names
-    try:
-        return stored_self_signed(
-            directory, names[0], names, now=now, extension=settings.certificate_extension
-        )
-    except OSError as error:
-        fault = f"{directory}: cannot keep a certificate there: {error.strerror}"
-        raise NotWritable([fault]) from error
+    extension = settings.certificate_extension
+    return stored_self_signed(directory, names[0], names, now=now, extension=extension)
 
 
 def _files(settings: EndpointSettings) -> tuple[Path, Path]:

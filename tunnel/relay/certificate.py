@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tunnel.acme.issuance import Issuer, Standing, Wanted
-from tunnel.errors import NotWritable
 from tunnel.log import get_log
 from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.supervision import Work
@@ -110,11 +109,7 @@ def _origin(settings: RelaySettings) -> tuple[RelayCertificate, AcmeSettings | N
 
 
 def _self_signed(directory: Path, names: tuple[str, ...]) -> Certificate:
-    try:
-        return stored_self_signed(directory, "relay", names, now=datetime.now(UTC))
-    except OSError as fault:
-        message = f"state_dir: {directory}: cannot be written: {fault.strerror}"
-        raise NotWritable([message]) from fault
+    return stored_self_signed(directory, "relay", names, now=datetime.now(UTC))
 
 
 def _failed(_cause: str, _retry_in: float) -> None:

@@ -1,13 +1,12 @@
 """What a relay counts of those who come: plain figures, read when somebody asks."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tunnel.errors import Refused
 from tunnel.log import clipped
+from tunnel.runtime.visits import Visits
 from tunnel.stream import Address
 
 REFUSALS_KEPT = 32  # the last registrations that were refused
@@ -40,21 +39,9 @@ class Registrations:
 
 
 @dataclass(slots=True)
-class Visits:
+class RelayVisits(Visits):
     """Visitors whose ClientHello was read, validations by authorities, and who was turned away."""
 
-    open: int = 0
-    total: int = 0
     validations_relay: int = 0  # answered by the relay itself
     validations_client: int = 0  # answered by a client
     turned_away: Counter[str] = field(default_factory=Counter)  # by code, or by what was wrong
-
-    @contextmanager
-    def visit(self) -> Iterator[None]:
-        """Count a visitor who is here for as long as this is entered."""
-        self.open += 1
-        self.total += 1
-        try:
-            yield
-        finally:
-            self.open -= 1

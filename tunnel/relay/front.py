@@ -10,7 +10,7 @@ from tunnel.log import get_log
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
 from tunnel.protocol.messages import StreamHeader, StreamKind, leading_alpn
 from tunnel.relay.arrivals import Guest, receive_guest
-from tunnel.relay.counts import Visits
+from tunnel.relay.counts import RelayVisits
 from tunnel.relay.limits import AddressCounts
 from tunnel.relay.refusal import alert_for, turn_away
 from tunnel.relay.routing import Routing
@@ -45,7 +45,7 @@ class Front:
         self._own = own
         self._per_address = AddressCounts(settings.limits.visitors_per_address)
         self._numbers = count(1)
-        self.visits = Visits()
+        self.visits = RelayVisits()
         self.crowd = Crowd("visitor")
 
     def reconfigure(self, settings: RelaySettings) -> None:

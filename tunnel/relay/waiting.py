@@ -12,9 +12,6 @@ class Waiting:
     def __repr__(self) -> str:
         return f"<Waiting for {len(self._futures)} names>"
 
-    def __len__(self) -> int:
-        return len(self._futures)
-
     async def woken(self, name: str) -> None:
         """Wait until `wake` is called for the name. Cancel-safe."""
         future = asyncio.get_running_loop().create_future()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tunnel.errors import SettingsError
+from tunnel.errors import NotWritable, SettingsError
 from tunnel.log import get_log
 from tunnel.tls.contexts import visitor_server_context
 from tunnel.tls.files import (
@@ -128,9 +128,19 @@ def stored_self_signed(
     """Return the self-signed certificate kept as `name` in `directory`, making it if need be.
 
     It is made anew, with the key it had, when names or extension changed or its end is near; a
-    corrupt file is kept aside as `.bad`. Raises OSError, and SettingsError for a file open to
+    corrupt file is kept aside as `.bad`. Raises NotWritable, and SettingsError for a file open to
     others.
     """
+    try:
+        return _stored(directory, name, names, now, extension)
+    except OSError as fault:
+        message = f"{directory}: cannot keep a certificate there: {fault.strerror}"
+        raise NotWritable([message]) from fault
+
+
+def _stored(
+    directory: Path, name: str, names: Sequence[str], now: datetime, extension: bytes | None
+) -> Certificate:
     path = directory / f"{quote(name, safe='')}.pem"
     stored = _read_stored(path)
     if stored is None:
@@ -139,7 +149,7 @@ def stored_self_signed(
         with suppress(FileExistsError):  # another process was first: its key is the one
             create_private(path, fresh.key_pem + fresh.chain_pem)
             return fresh
-        return stored_self_signed(directory, name, names, now=now, extension=extension)
+        return _stored(directory, name, names, now, extension)
     if _fits(stored, names, extension) and now < stored.not_after - RENEWAL_MARGIN:
         return stored
     renewed = self_signed(names, now=now, key=stored.key, extension=extension)

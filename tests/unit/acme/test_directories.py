@@ -20,14 +20,10 @@ def test_two_words_never_mean_one_server() -> None:
     assert len({directory.url for directory in NAMED.values()}) == len(NAMED) == 4
 
 
-def test_only_zerossl_and_google_want_an_account_of_their_own_bound() -> None:
-    assert {name for name, known in NAMED.items() if known.requires_eab} == {"zerossl", "google"}
-
-
 def test_of_any_other_url_nothing_is_known() -> None:
     directory = directory_of(PEBBLE)
     assert (directory.name, directory.url) == (PEBBLE, PEBBLE)
-    assert (directory.caa, directory.is_named, directory.requires_eab) == ((), False, False)
+    assert (directory.caa, directory.is_named) == ((), False)
 
 
 def test_the_url_of_a_named_one_is_that_one() -> None:

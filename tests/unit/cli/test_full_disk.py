@@ -19,7 +19,7 @@ sys.exit(main())
 
 WRITERS = [
     ("relay", "init", "relay.toml: cannot be written: File too large"),
-    ("relay", "", "state_dir: {folder}/state: cannot be written: File too large"),
+    ("relay", "", "{folder}/state: cannot keep a certificate there: File too large"),
     ("client", "keygen", "client.key: cannot be written: File too large"),
     ("client", "id", "client.key: cannot make a key there: File too large"),
     ("client", "--server 127.0.0.1:1", "client.key: cannot make a key there: File too large"),

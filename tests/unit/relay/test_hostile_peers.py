@@ -228,7 +228,7 @@ async def agents_in(folder: Path) -> AsyncIterator[tuple[Agents, Registry]]:
 def assert_empty(registry: Registry) -> None:
     assert registry.connections == 0
     assert registry._challenges._pending == {}
-    assert len(registry._waiting) == 0
+    assert repr(registry._waiting) == "<Waiting for 0 names>"
     tables = ("sessions", "uses", "holders", "successors")
     assert {table: getattr(registry, f"_{table}") for table in tables} == {t: {} for t in tables}
 

@@ -1,0 +1,23 @@
+"""Counting those who are here: how many now, and how many there have been."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Visits:
+    """Visitors, of whom more is counted elsewhere."""
+
+    open: int = 0
+    total: int = 0
+
+    @contextmanager
+    def visit(self) -> Iterator[None]:
+        """Count a visitor who is here for as long as this is entered."""
+        self.open += 1
+        self.total += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
