@@ -21,6 +21,7 @@ STATUSES: Mapping[int, str] = MappingProxyType(
         Exit.CANNOT_READ: "a file cannot be read",
         Exit.SETTINGS: "faults in settings, or in a key file; `reload`: nothing was changed",
         130: "ended at once by a second SIGINT",
+        141: "whoever read the output of a verb has left, as `head` does",
         143: "ended at once by a second SIGTERM",
     }
 )
