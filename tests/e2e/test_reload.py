@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -268,11 +268,8 @@ def wait_until_few(process: Process, few: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "times",
-    [24, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
-)
-def test_reloads_under_load_cost_nobody_anything(ends: tuple[Relay, Client], times: int) -> None:
+def test_reloads_under_load_cost_nobody_anything(ends: tuple[Relay, Client]) -> None:
+    """Look at a few of them; all kinds, and many, are in test_reload_storm."""
     relay, client = ends
     sides = [Reloads.of(relay), Reloads.of(client)]
     assert get(relay, client).status == 200  # what is opened once, is open now
@@ -280,17 +277,11 @@ def test_reloads_under_load_cost_nobody_anything(ends: tuple[Relay, Client], tim
     with pages() as another:
         wishes = [[*relay_changes(free_port()).values()], [*client_changes(another).values()]]
         faults = [[text for text, _ in each.values()] for each in (RELAY_FAULTS, CLIENT_FAULTS)]
-        turns = cycle(
-            [(side, number) for number in range(13) for side in (0, 1)],
-        )
         with audience(relay, client, client.trust(), 3.0) as seen:
-            sizes: list[tuple[int, ...]] = []
-            for count, (side, number) in enumerate(islice(turns, times // 2)):
-                sides[side].accept(wishes[side][number % len(wishes[side])])
+            for side, number in product((0, 1), range(6)):
+                sides[side].accept(wishes[side][number])
                 sides[side].refuse(faults[side][number % len(faults[side])])
                 sides[side].drop_in.unlink()
-                if count % 26 == 25:
-                    sizes.append(tuple(each.process.rss_bytes() for each in (relay, client)))
         assert seen.failures == []
         assert seen.is_downloaded
         for each in sides:
@@ -298,5 +289,3 @@ def test_reloads_under_load_cost_nobody_anything(ends: tuple[Relay, Client], tim
     for process, few in zip((relay.process, client.process), descriptors, strict=True):
         wait_until_few(process, few)
         assert "Traceback" not in process.logged()
-    for before, after in zip(sizes[1:2], sizes[-1:], strict=True):
-        assert all(late < 1.1 * early for early, late in zip(before, after, strict=True))
