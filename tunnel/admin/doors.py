@@ -16,7 +16,7 @@ from tunnel.stream import Address
 from tunnel.transport.tcp import TcpListener, reason_of, wrap
 
 SOCKET_KEY, METRICS_KEY = "admin.socket", "admin.metrics"
-CONNECTIONS = 32  # at each door; one more and the longest-waiting caller has to go
+CONNECTIONS = 128  # at each door; one more and the longest-waiting caller has to go
 LAST_CALL = 0.1  # seconds for those who have come to a door that closes, and wait to be let in
 
 log = get_log(__name__)

@@ -63,9 +63,11 @@ def _reload(program: Running, arguments: Namespace) -> Exit:
     """Have settings read anew; the status tells whether they are, or could be, in force."""
     page = "/reload?dry_run=1" if arguments.dry_run else "/reload"
     outcome = program.post(page, timeout=RELOAD_TIMEOUT)
-    _print(arguments, outcome, lambda: reload_report(outcome))
-    for fault in () if arguments.json else outcome["faults"]:
-        sys.stderr.write(f"{printable(fault)}\n")
+    _print(arguments, outcome, lambda: reload_report(outcome, is_dry=arguments.dry_run))
+    if not arguments.json:
+        sys.stderr.writelines(f"{printable(fault)}\n" for fault in outcome["faults"])
+        if outcome["faults"] and not (outcome["applied"] or arguments.dry_run):
+            sys.stderr.write("not reloaded: the settings from before stay in force\n")
     return Exit.SETTINGS if outcome["faults"] else Exit.DONE
 
 

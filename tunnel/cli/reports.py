@@ -97,9 +97,9 @@ def explanation_report(explanation: Members, *, coloured: bool) -> str:
     return f"{printable(head)}\n\n{_table(rows, _REASONS, coloured=coloured)}"
 
 
-def reload_report(outcome: Members) -> str:
+def reload_report(outcome: Members, *, is_dry: bool) -> str:
     """Return in one line what a reload changed, or would; why not is for standard error."""
-    if outcome["plan"] is None:
+    if outcome["plan"] is None or not (outcome["applied"] or is_dry):
         return ""
     from tunnel.settings.reload import said_of  # noqa: PLC0415 - slow to import for other reports
 

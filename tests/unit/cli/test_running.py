@@ -346,3 +346,26 @@ def test_a_note_that_leads_nowhere_is_passed_over(
     (folder / "state" / "control-socket").write_bytes(note)
     assert run("reload", "-c", "relay.toml") == 69
     assert "state/admin.sock: no such file or directory" in capsys.readouterr().err
+
+
+# -- what came of a reload
+
+REFUSED = {
+    "applied": False,
+    "faults": ["relay.toml:3: relay.workers: needs a restart"],
+    "plan": {"tables": {}, "keys": {"relay": ["workers"]}, "restart_required": ["relay.workers"]},
+}
+STAYS = "not reloaded: the settings from before stay in force\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "last"),
+    [("reload", "", STAYS), ("reload --dry-run", "to be changed: relay.workers\n", "")],
+)
+def test_a_refused_reload_does_not_look_like_one_that_is_to_come(
+    folder: Path, words: str, out: str, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(folder / "x.sock", http(200, REFUSED)):
+        assert run(*words.split(), "--socket", "x.sock") == 78
+    told = f"relay.toml:3: relay.workers: needs a restart\n{last}"
+    assert capsys.readouterr() == (out, told)
