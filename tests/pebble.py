@@ -21,12 +21,13 @@ from typing import Any
 
 import trustme
 
+from tests.ports import free_port
+
 LOOPBACK = "127.0.0.1"
 READY_TIMEOUT = 20.0  # seconds; the machine may be busy
 STOP_TIMEOUT = 5.0
 REQUEST_TIMEOUT = 10.0
 LOOK_INTERVAL = 0.02
-ATTEMPTS = 5  # to start on ports that somebody else may take in between
 
 
 @dataclass(frozen=True)
@@ -223,21 +224,14 @@ def pebble(
     certify(folder, "pebble")
     with ExitStack() as stack:
         dns = stack.enter_context(_dns(folder))
-        for attempt in range(1, ATTEMPTS + 1):
-            program, listen, management = _program(folder, tls_port, options, dns)
-            try:
-                program.start()
-            except AssertionError:
-                if attempt == ATTEMPTS:
-                    raise
-                continue
-            stack.callback(program.stop)
-            break
+        program, listen, management = _program(folder, tls_port, options, dns)
+        stack.callback(program.stop)
+        program.start()
         yield Pebble(program, listen, management, folder / "pebble-root.pem", dns)
 
 
 def _program(folder: Path, tls_port: int, options: Options, dns: Dns) -> tuple[Program, str, str]:
-    ports = free_ports(2)
+    ports = (free_port(), free_port())
     listen, management = (f"{LOOPBACK}:{port}" for port in ports)
     settings = options.settings() | {
         "listenAddress": listen,
@@ -258,20 +252,13 @@ def _program(folder: Path, tls_port: int, options: Options, dns: Dns) -> tuple[P
 
 @contextmanager
 def _dns(folder: Path) -> Iterator[Dns]:
-    for attempt in range(1, ATTEMPTS + 1):
-        ports = free_ports(2)
-        address, management = (f"{LOOPBACK}:{port}" for port in ports)
-        command = ["pebble-challtestsrv", "-dns01", address, "-management", management]
-        for unused in ("defaultIPv6", "http01", "https01", "tlsalpn01"):
-            command += [f"-{unused}", ""]
-        program = Program(command, ports, folder / "dns.log", os.environ)
-        try:
-            program.start()
-        except AssertionError:
-            if attempt == ATTEMPTS:
-                raise
-            continue
-        break
+    ports = (free_port(), free_port())
+    address, management = (f"{LOOPBACK}:{port}" for port in ports)
+    command = ["pebble-challtestsrv", "-dns01", address, "-management", management]
+    for unused in ("defaultIPv6", "http01", "https01", "tlsalpn01"):
+        command += [f"-{unused}", ""]
+    program = Program(command, ports, folder / "dns.log", os.environ)
+    program.start()
     try:
         yield Dns(address, management)
     finally:
@@ -287,20 +274,6 @@ def certify(folder: Path, name: str) -> None:
     (folder / f"{name}.pem").write_bytes(
         b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports on which nobody listens at the moment, by TCP or UDP."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            tcp = stack.enter_context(socket.create_server((LOOPBACK, 0)))
-            udp = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-            port: int = tcp.getsockname()[1]
-            with suppress(OSError):
-                udp.bind((LOOPBACK, port))
-                ports.append(port)
-        return ports
 
 
 def is_open(port: int) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 
 from tests.acme_front import NEW_ORDER_PATH, Front, fronted
 from tests.e2e.targets import sockets
-from tests.e2e.world import SUFFIX, Client, Relay, World, free_port
+from tests.e2e.world import SUFFIX, Client, Relay, World
 from tests.pebble import Pebble, pebble
+from tests.ports import free_port
 
 ISSUED = r"certificate issued .*"
 RELAY_NAME = "relay.test"

@@ -18,8 +18,9 @@ import trustme
 from tests.acme_front import NEW_ORDER_PATH
 from tests.e2e.authorities import ISSUED, Realm, new_realm
 from tests.e2e.visitors import TIMEOUT, request, tls
-from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, free_port, new_world, program
+from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, new_world, program
 from tests.integration.acme.steps import authority
+from tests.ports import free_port
 from tunnel.transport.options import ALPN_HTTP2
 
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s

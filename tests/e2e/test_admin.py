@@ -17,7 +17,8 @@ import pytest
 
 from tests.e2e.targets import pages
 from tests.e2e.visitors import get, request, tls
-from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, free_port, new_world, program
+from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, new_world, program
+from tests.ports import free_port
 
 VERB_TIMEOUT = 0.25  # seconds that a verb may take, warm
 TRIES = 20

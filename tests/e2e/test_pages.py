@@ -11,7 +11,8 @@ from tests.e2e.ends import Ending, TlsEnd
 from tests.e2e.targets import pattern
 from tests.e2e.tunnels import Tunnel
 from tests.e2e.visitors import get, post, request, tcp, tls
-from tests.e2e.world import TRANSPORTS, World, free_port
+from tests.e2e.world import TRANSPORTS, World
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(60)  # hundreds of MiB, half the work is the test's own
 

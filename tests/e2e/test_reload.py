@@ -14,7 +14,8 @@ import pytest
 from tests.e2e.audience import PAGE, audience
 from tests.e2e.targets import pages, pattern
 from tests.e2e.visitors import get, tls
-from tests.e2e.world import SUFFIX, Client, Process, Relay, World, free_port, new_world
+from tests.e2e.world import SUFFIX, Client, Process, Relay, World, new_world
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
 

@@ -9,7 +9,8 @@ import pytest
 from tests.e2e.proxies import Credentials, proxy
 from tests.e2e.tunnels import Tunnel
 from tests.e2e.visitors import get, tls
-from tests.e2e.world import TRANSPORTS, Client, Process, Relay, World, free_port
+from tests.e2e.world import TRANSPORTS, Client, Process, Relay, World
+from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
 

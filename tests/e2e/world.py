@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
@@ -32,19 +33,6 @@ def program(name: str) -> list[str]:
     if os.environ.get("TUNNEL_FROM_SOURCE"):
         return [sys.executable, "-m", f"tunnel.{name}"]
     return [sys.executable, str(ROOT / "dist" / f"{name}.pyz")]
-
-
-def free_port() -> int:
-    """Return a port that is free for TCP and UDP on loopback just now."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            port: int = tcp.getsockname()[1]
-            return port
 
 
 class Process:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.world import free_port
 from tests.integration.clients import ScriptedClient, dial
+from tests.ports import free_port
 from tunnel.protocol.messages import Welcome
 from tunnel.relay.admission import Admission
 from tunnel.relay.server import Opening, Relay

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import free_port
 from tests.integration.conftest import Run
 from tests.integration.desks import (
     ScriptedDesk,
@@ -22,6 +21,7 @@ from tests.integration.desks import (
     exchange,
     read,
 )
+from tests.ports import free_port
 from tunnel.admin import conversation
 from tunnel.admin.answers import Answer, Request, json_answer
 from tunnel.admin.doors import CONNECTIONS

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import free_port
 from tests.integration.clients import dial
 from tests.integration.conftest import Run
 from tests.integration.hellos import hello
 from tests.integration.stage import LOOPBACK, on_stage, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
+from tests.ports import free_port
 from tunnel.errors import ListenFailed
 from tunnel.protocol.messages import Welcome
 from tunnel.relay.server import Opening, Relay

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.e2e.world import free_port
 from tests.integration.choices import LONGER, SHORTER, answered, are_kept, on_each, seconds, visit
 from tests.integration.clients import dial
 from tests.integration.conftest import Run
@@ -25,6 +24,7 @@ from tests.integration.stage import (
     relay_settings,
 )
 from tests.integration.visitors import visiting
+from tests.ports import free_port
 from tests.unit.settings.documents import relay as loaded
 from tunnel.errors import Code, DialFailed
 from tunnel.protocol.messages import Reject, Welcome

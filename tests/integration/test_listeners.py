@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import free_port
 from tests.integration.clients import ScriptedClient, dial
 from tests.integration.conftest import Run
 from tests.integration.forwarders import balancer
 from tests.integration.hellos import hello
 from tests.integration.stage import LOOPBACK, Stage, listener, on_stage, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, Visitor, answer_to, visiting
+from tests.ports import free_port
 from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.protocol.hello import UNEXPECTED_MESSAGE, alert
 from tunnel.protocol.messages import StreamHeader, Welcome

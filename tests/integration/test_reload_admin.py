@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import free_port
 from tests.integration.conftest import Run
 from tests.integration.desks import ScriptedDesk, ask, connect, exchange, read
+from tests.ports import free_port
 from tunnel.admin import NOTE, SOCKET
 from tunnel.admin.answers import Answer, Request, json_answer
 from tunnel.admin.doors import LAST_CALL

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.e2e.world import free_port
 from tests.integration.choices import answered, seconds, visit
 from tests.integration.clients import Call
 from tests.integration.conftest import Run, runner
@@ -29,6 +28,7 @@ from tests.integration.stage import (
     relay_settings,
 )
 from tests.integration.visitors import UNRECOGNIZED_NAME, Cut, Visitor, visiting
+from tests.ports import free_port
 from tunnel.errors import Code, DialFailed, ListenFailed, SettingsError
 from tunnel.protocol.messages import Bye, Drain, Reject, Serving, Welcome
 from tunnel.relay.server import Opening, Relay

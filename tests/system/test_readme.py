@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import ROOT, Process, free_port
+from tests.e2e.world import ROOT, Process
 from tests.pebble import pebble
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 

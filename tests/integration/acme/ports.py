@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tests.acme_front import Front, fronted
 from tests.integration.stage import LOOPBACK
-from tests.pebble import free_ports, pebble
+from tests.pebble import pebble
+from tests.ports import free_port
 from tunnel.settings.values import ListenerSettings
 from tunnel.stream import Address
 
@@ -23,9 +24,8 @@ class Ports:
 
     def listeners(self, host: str = LOOPBACK) -> list[ListenerSettings]:
         """Return a relay's listeners, visitors' and validations' among them."""
-        (agents,) = free_ports(1)
         return [
-            ListenerSettings("agents", "agents", (Address(host, agents),)),
+            ListenerSettings("agents", "agents", (Address(host, free_port()),)),
             ListenerSettings("public", "public", (Address(host, self.port),)),
         ]
 
@@ -33,6 +33,6 @@ class Ports:
 @contextmanager
 def validating(folder: Path) -> Iterator[Ports]:
     """Run an authority that validates at a port on which nobody listens yet."""
-    (port,) = free_ports(1)
+    port = free_port()
     with pebble(folder / "pebble", tls_port=port) as ca, fronted(ca, folder / "front") as front:
         yield Ports(front, port, folder)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.e2e.world import free_port
 from tests.integration.acme.authorities import DIGEST, digest_of, validated, validation
 from tests.integration.conftest import Run
 from tests.integration.hellos import hello
 from tests.integration.stage import LOOPBACK, SHORT, listener, relay_settings
 from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
+from tests.ports import free_port
 from tests.unit.relay.scenes import Orders
 from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
 from tunnel.relay.challenges import Challenges

@@ -6,7 +6,8 @@ import pytest
 from dns.asyncresolver import Resolver
 
 from tests.integration.conftest import Run
-from tests.pebble import Dns, free_ports, pebble
+from tests.pebble import Dns, pebble
+from tests.ports import free_port
 from tunnel.acme.preflight import Verdict, check
 
 pytestmark = pytest.mark.timeout(60)  # servers are started
@@ -17,7 +18,7 @@ PUBLIC = "93.184.215.14"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dns]:
-    with pebble(tmp_path_factory.mktemp("pebble"), tls_port=free_ports(1)[0]) as started:
+    with pebble(tmp_path_factory.mktemp("pebble"), tls_port=free_port()) as started:
         yield started.dns
 
 
