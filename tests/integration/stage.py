@@ -17,7 +17,6 @@ from tunnel.settings.values import (
     ClientGrant,
     ListenerSettings,
     RelaySettings,
-    RelayTimeouts,
     SuffixSettings,
 )
 from tunnel.stream import Address
@@ -27,7 +26,6 @@ LOOPBACK = "127.0.0.1"
 SUFFIX = "t.test"
 OPEN = {SUFFIX: SuffixSettings(SUFFIX, access="open", public_port=8443)}
 LISTED = {SUFFIX: SuffixSettings(SUFFIX, access="listed", public_port=8443)}
-SHORT = RelayTimeouts(client_hello=0.3, register=0.5, open_stream=0.5, visitor_hold=0.5)
 
 
 def listener(kind: str, **changes: Any) -> ListenerSettings:
@@ -36,12 +34,11 @@ def listener(kind: str, **changes: Any) -> ListenerSettings:
 
 
 def relay_settings(folder: Path, **changes: Any) -> RelaySettings:
-    """Return settings that anybody may register with, and short deadlines."""
+    """Return settings that anybody may register with, and the deadlines that are the default."""
     chosen: dict[str, Any] = {
         "name": "relay.test",
         "state_dir": folder / "relay",
         "suffixes": OPEN,
-        "timeouts": SHORT,
         "drain_timeout": 1.0,
     }
     chosen |= changes

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,12 @@ from tests.integration.clients import Call, ScriptedClient, dial
 from tests.integration.conftest import Run
 from tests.integration.forwarders import datagram_path
 from tests.integration.hellos import hello
-from tests.integration.stage import SHORT, Stage, on_stage, relay_settings
-from tests.integration.visitors import Cut, Visitor, visiting
+from tests.integration.stage import Stage, on_stage, relay_settings
+from tests.integration.visitors import AT_ONCE, Cut, Visitor, visiting
 from tunnel.errors import Code
 from tunnel.protocol.messages import Bye, Drain, Ping, Reject, Welcome
+from tunnel.settings.values import RelayTimeouts
 from tunnel.tls.identity import generate
-
-AT_ONCE = 0.5  # seconds
 
 
 async def began(visitor: Visitor, client: ScriptedClient) -> Call:
@@ -42,7 +40,7 @@ async def leave_when_drained(client: ScriptedClient) -> None:
 
 def test_an_idle_relay_ends_at_once(transport: str, run_on_each: Run, tmp_path: Path) -> None:
     async def body() -> None:
-        async with on_stage(relay_settings(tmp_path)) as stage:
+        async with on_stage(relay_settings(tmp_path, drain_timeout=5)) as stage:
             client = await stage.serve(transport)
             stage.stop.set()
             await leave_when_drained(client)
@@ -160,7 +158,8 @@ def test_a_name_taken_back_gets_no_more_visitors_while_running_ones_stay(
     transport: str, run: Run, tmp_path: Path
 ) -> None:
     async def body() -> None:
-        async with on_stage(relay_settings(tmp_path)) as stage:
+        timeouts = RelayTimeouts(visitor_hold=0.5)
+        async with on_stage(relay_settings(tmp_path, timeouts=timeouts)) as stage:
             client = await stage.serve(transport)
             async with visiting(stage.public, hello(client.name)) as visitor:
                 call = await began(visitor, client)
@@ -229,7 +228,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SUSPECTED = "no answer to a ping: out of rotation"
 RESTORED = "answers again: back in rotation"
-BEATING = replace(SHORT, heartbeat=1.0, visitor_hold=5.0)
+BEATING = RelayTimeouts(heartbeat=1.0)
 
 
 async def answer_pings(client: ScriptedClient) -> None:

@@ -19,6 +19,7 @@ from tunnel.protocol.messages import Auth, Reject, Serve, Welcome, decode, encod
 from tunnel.protocol.names import client_id
 from tunnel.protocol.registration import Claim, ClientRegistration
 from tunnel.relay.admission import Decision
+from tunnel.settings.values import RelayTimeouts
 from tunnel.stream import Address, Connection, Stream
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.identity import fingerprint, generate
@@ -142,7 +143,8 @@ WRONGS: dict[Attempt, Code] = {
 @pytest.mark.parametrize("attempt", WRONGS, ids=lambda attempt: attempt.__name__)
 def test_is_refused(attempt: Attempt, transport: str, run: Run, tmp_path: Path) -> None:
     async def body() -> None:
-        async with on_stage(relay_settings(tmp_path)) as stage:
+        timeouts = RelayTimeouts(register=0.5 if WRONGS[attempt] is Code.TIMEOUT else 5.0)
+        async with on_stage(relay_settings(tmp_path, timeouts=timeouts)) as stage:
             client = await stage.dial(transport)
             await client.greet()
             await attempt(client)

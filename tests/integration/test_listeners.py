@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from ipaddress import ip_network
@@ -18,7 +17,7 @@ from tests.integration.conftest import Run
 from tests.integration.forwarders import balancer
 from tests.integration.hellos import hello
 from tests.integration.stage import LOOPBACK, Stage, listener, on_stage, relay_settings
-from tests.integration.visitors import UNRECOGNIZED_NAME, Visitor, answer_to, visiting
+from tests.integration.visitors import AT_ONCE, UNRECOGNIZED_NAME, Visitor, answer_to, visiting
 from tests.ports import free_port
 from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.protocol.hello import UNEXPECTED_MESSAGE, alert
@@ -144,7 +143,10 @@ def test_without_its_header_a_balancer_is_turned_away(run_on_each: Run, tmp_path
     async def body() -> None:
         async with on_stage(behind_balancer(tmp_path)) as stage:
             client = await stage.serve()
-            async with asyncio.timeout(1), visiting(stage.public, hello(client.name)) as visitor:
+            async with (
+                asyncio.timeout(AT_ONCE),
+                visiting(stage.public, hello(client.name)) as visitor,
+            ):
                 await visitor.ended()
             assert await header_of(client, stage.public, HEADERS["v1"]) is not None
 
@@ -157,7 +159,7 @@ def test_a_header_from_anybody_else_is_refused(version: str, run: Run, tmp_path:
         async with on_stage(behind_balancer(tmp_path)) as stage:
             client = await stage.serve()
             said = HEADERS[version] + hello(client.name)
-            async with asyncio.timeout(1), visiting(stage.public, said, STRANGER) as visitor:
+            async with asyncio.timeout(AT_ONCE), visiting(stage.public, said, STRANGER) as visitor:
                 assert await visitor.hear_all() == alert(UNEXPECTED_MESSAGE)
             header = await header_of(client, stage.public, source=STRANGER)
             assert header.peer[0] == STRANGER
@@ -183,7 +185,7 @@ def test_an_address_has_only_so_many_visitors(run_on_each: Run, tmp_path: Path) 
             for _ in range(2):
                 guest = await guests.enter_async_context(visiting(stage.public, first))
                 await is_served(guest, client)
-            async with asyncio.timeout(1), visiting(stage.public, first) as third:
+            async with asyncio.timeout(AT_ONCE), visiting(stage.public, first) as third:
                 await third.ended()
             async with visiting(stage.public, first, STRANGER) as neighbour:
                 await is_served(neighbour, client)
@@ -220,7 +222,7 @@ def test_visitors_behind_a_balancer_are_counted_by_their_own_address(
                 coming = visiting(stage.public, source + hello(client.name))
                 await is_served(await guests.enter_async_context(coming), client)
             again = encode_proxy_v1(Address("203.0.113.0", 2), DESTINATION)
-            async with asyncio.timeout(1), visiting(stage.public, again) as visitor:
+            async with asyncio.timeout(AT_ONCE), visiting(stage.public, again) as visitor:
                 await visitor.ended()
 
     run(body())
@@ -290,7 +292,7 @@ def relay_process(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Add
             yield process, Address(LOOPBACK, public), log
         finally:
             process.terminate()
-            assert process.wait(5) == 0
+            assert process.wait(20) == 0
 
 
 def test_want_of_descriptors_does_not_end_accepting(run: Run, tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_want_of_descriptors_does_not_end_accepting(run: Run, tmp_path: Path) ->
                 async with asyncio.timeout(0.5):
                     await visitor.hear_all()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
-        assert await answer_to(public, hello("nobody.example"), timeout=3) == UNRECOGNIZED_NAME
+        assert await answer_to(public, hello("nobody.example")) == UNRECOGNIZED_NAME
 
     with relay_process(tmp_path) as (process, public, log):
         run(body(process.pid, public))
@@ -317,9 +319,7 @@ def test_more_visitors_than_descriptors_are_survived(run: Run, tmp_path: Path) -
         async with AsyncExitStack() as crowd:
             for _ in range(100):
                 await crowd.enter_async_context(visiting(public))
-        begun = time.monotonic()
-        assert await answer_to(public, hello("nobody.example"), timeout=3) == UNRECOGNIZED_NAME
-        assert time.monotonic() - begun < 3
+        assert await answer_to(public, hello("nobody.example")) == UNRECOGNIZED_NAME
 
     with relay_process(tmp_path) as (process, public, _):
         run(body(process.pid, public))

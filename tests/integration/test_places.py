@@ -2,22 +2,20 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 
 from tests.integration.conftest import Run
 from tests.integration.hellos import hello
-from tests.integration.stage import LISTED, SHORT, granted, on_stage, relay_settings
+from tests.integration.stage import LISTED, granted, on_stage, relay_settings
 from tests.integration.visitors import visiting
-from tunnel.settings.values import GrantLimits, RelaySettings
+from tunnel.settings.values import GrantLimits, RelaySettings, RelayTimeouts
 from tunnel.tls.identity import Identity, generate
 
 
 def for_one(folder: Path, identity: Identity, streams: int) -> RelaySettings:
-    """Return settings that list one client with so many places, and patience for visitors."""
+    """Return settings that list one client with so many places."""
     clients = granted(identity, limits=GrantLimits(streams=streams))
-    timeouts = replace(SHORT, open_stream=5.0)
-    return relay_settings(folder, suffixes=LISTED, clients=clients, timeouts=timeouts)
+    return relay_settings(folder, suffixes=LISTED, clients=clients)
 
 
 def test_a_visitor_waits_until_another_leaves(transport: str, run: Run, tmp_path: Path) -> None:
@@ -100,7 +98,7 @@ def test_bytes_either_way_keep_an_idle_visitor(run: Run, tmp_path: Path) -> None
     patience = 0.4
 
     async def body() -> None:
-        timeouts = replace(SHORT, idle_visitor=patience)
+        timeouts = RelayTimeouts(idle_visitor=patience)
         async with on_stage(relay_settings(tmp_path, timeouts=timeouts)) as stage:
             client = await stage.serve()
             now = asyncio.get_running_loop().time

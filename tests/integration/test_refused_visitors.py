@@ -8,7 +8,7 @@ import pytest
 from tests.integration.conftest import Run
 from tests.integration.hellos import hello, made_hello
 from tests.integration.stage import Stage, on_stage, relay_settings
-from tests.integration.visitors import UNRECOGNIZED_NAME, Visitor, answer_to, visiting
+from tests.integration.visitors import AT_ONCE, UNRECOGNIZED_NAME, Visitor, answer_to, visiting
 from tunnel.protocol.hello import (
     DECODE_ERROR,
     ILLEGAL_PARAMETER,
@@ -17,6 +17,7 @@ from tunnel.protocol.hello import (
     UNEXPECTED_MESSAGE,
     alert,
 )
+from tunnel.settings.values import RelayTimeouts
 
 REFUSED = {
     "no server name": (made_hello(), UNRECOGNIZED_NAME),
@@ -45,7 +46,7 @@ def test_is_answered_at_once(reason: str, run_on_each: Run, tmp_path: Path) -> N
 
     async def body() -> None:
         async with on_stage(relay_settings(tmp_path)) as stage:
-            assert await answer_to(stage.public, said, timeout=1) == answer
+            assert await answer_to(stage.public, said) == answer
 
     run_on_each(body())
 
@@ -75,12 +76,13 @@ def test_who_does_not_finish_its_hello_is_closed_in_time(
     said: bytes, run_on_each: Run, tmp_path: Path
 ) -> None:
     async def body() -> None:
-        async with on_stage(relay_settings(tmp_path)) as stage:
+        timeouts = RelayTimeouts(client_hello=0.5)
+        async with on_stage(relay_settings(tmp_path, timeouts=timeouts)) as stage:
             now = asyncio.get_running_loop().time
             async with visiting(stage.public, said) as visitor:
                 begun = now()
                 await visitor.ended()
-                assert 0.25 < now() - begun < 1
+                assert 0.4 < now() - begun < AT_ONCE
 
     run_on_each(body())
 

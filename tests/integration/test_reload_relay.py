@@ -20,7 +20,6 @@ from tests.integration.stage import (
     LISTED,
     LOOPBACK,
     OPEN,
-    SHORT,
     SUFFIX,
     Stage,
     granted,
@@ -41,6 +40,7 @@ from tunnel.settings.values import (
     RelayCertificate,
     RelayLimits,
     RelaySettings,
+    RelayTimeouts,
     SuffixSettings,
 )
 from tunnel.stream import Address
@@ -151,7 +151,7 @@ HARMLESS: dict[str, Change] = {
     "a client": with_clients(KEY),
     "certificate": lambda old: replace(old, certificate=_pem(old.state_dir)),
     "limits": lambda old: replace(old, limits=RelayLimits(1, 1, 1, 1 << 20)),
-    "deadlines": lambda old: replace(old, timeouts=replace(SHORT, heartbeat=1.0, linger=1.0)),
+    "deadlines": lambda old: replace(old, timeouts=RelayTimeouts(heartbeat=1.0, linger=1.0)),
     "flow": lambda old: replace(old, flow=FlowSettings(stream_window=65536)),
     "congestion": lambda old: replace(old, quic=QuicSettings(congestion="reno")),
     "drain": lambda old: replace(old, drain_timeout=0.5),
@@ -374,7 +374,8 @@ def test_sessions_of_a_suffix_that_is_gone_are_closed_and_no_others(
     run: Run, tmp_path: Path, transport: str
 ) -> None:
     async def script() -> None:
-        settings = relay_settings(tmp_path, suffixes={**OPEN, OTHER.name: OTHER})
+        suffixes, timeouts = {**OPEN, OTHER.name: OTHER}, RelayTimeouts(visitor_hold=0.5)
+        settings = relay_settings(tmp_path, suffixes=suffixes, timeouts=timeouts)
         async with reloaded(settings) as stage, bystander(stage, transport):
             client = await stage.serve(transport, suffix=OTHER.name)
             await stage.reload(lambda old: replace(old, suffixes=OPEN))
@@ -474,7 +475,10 @@ def test_visitors_of_a_withdrawn_key_are_cut(run: Run, tmp_path: Path) -> None:
 
 def test_a_limit_holds_for_the_next_stream(run: Run, tmp_path: Path) -> None:
     async def script() -> None:
-        settings = relay_settings(tmp_path, suffixes=LISTED, clients=granted(KEY))
+        timeouts = RelayTimeouts(open_stream=0.5)
+        settings = relay_settings(
+            tmp_path, suffixes=LISTED, clients=granted(KEY), timeouts=timeouts
+        )
         async with reloaded(settings) as stage:
             client = await stage.serve("quic", KEY)
             async with visiting(stage.public, hello(client.name)) as visitor:
@@ -526,7 +530,7 @@ def test_a_cap_on_connections_holds_for_the_next(run: Run, tmp_path: Path) -> No
 def test_deadlines_hold_for_the_next_visitor(run: Run, tmp_path: Path) -> None:
     async def script() -> None:
         async with reloaded(relay_settings(tmp_path)) as stage:
-            await stage.reload(lambda old: replace(old, timeouts=replace(SHORT, client_hello=1.5)))
+            await stage.reload(lambda old: replace(old, timeouts=RelayTimeouts(client_hello=1.5)))
             async with visiting(stage.public, b"\x16") as visitor:
                 assert await seconds(visitor.ended()) > 1.0
 

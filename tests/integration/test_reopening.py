@@ -20,6 +20,7 @@ from tests.integration.visitors import (
     visiting,
 )
 from tunnel.errors import Code, StreamReset
+from tunnel.settings.values import RelayTimeouts
 from tunnel.tls.identity import generate
 
 
@@ -223,7 +224,8 @@ def test_a_visitor_waits_for_a_name_that_was_served_lately(
 
 def test_it_waits_no_longer_than_it_should(run: Run, tmp_path: Path) -> None:
     async def body() -> None:
-        async with on_stage(relay_settings(tmp_path)) as stage:
+        timeouts = RelayTimeouts(visitor_hold=0.5)
+        async with on_stage(relay_settings(tmp_path, timeouts=timeouts)) as stage:
             client = await stage.serve()
             await client.serve(visitors=False)
             now = asyncio.get_running_loop().time

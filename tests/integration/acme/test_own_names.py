@@ -13,8 +13,8 @@ from cryptography import x509
 from tests.integration.acme.authorities import DIGEST, digest_of, validated, validation
 from tests.integration.conftest import Run
 from tests.integration.hellos import hello
-from tests.integration.stage import LOOPBACK, SHORT, listener, relay_settings
-from tests.integration.visitors import UNRECOGNIZED_NAME, answer_to, visiting
+from tests.integration.stage import LOOPBACK, listener, relay_settings
+from tests.integration.visitors import AT_ONCE, UNRECOGNIZED_NAME, answer_to, visiting
 from tests.ports import free_port
 from tests.unit.relay.scenes import Orders
 from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
@@ -38,7 +38,7 @@ async def front(
     settings = relay_settings(folder, limits=RelayLimits(**limits))
     clock = asyncio.get_running_loop().time
     registry = Registry(1, (), Challenges(Orders(), clock), clock)
-    routing = Routing(SHORT, registry)
+    routing = Routing(settings.timeouts, registry)
     door = listener(kind)
     meeting = Front(settings, routing, lambda *_: pytest.fail("an agent"), own)
     listening = TcpListener(Address(LOOPBACK, free_port()))
@@ -128,7 +128,7 @@ def test_who_validates_and_says_no_more_holds_a_place_of_its_address(
             visiting(where, validation(OWN)) as idle,
         ):
             await idle.hear(5)  # the head of its first record
-            async with asyncio.timeout(1), visiting(where, validation(OWN)) as second:
+            async with asyncio.timeout(AT_ONCE), visiting(where, validation(OWN)) as second:
                 await second.ended()
             assert await is_answered(where, "127.0.0.2")
 
@@ -151,7 +151,7 @@ def test_who_validates_and_says_no_more_is_cut_in_time(
         async with (
             front(tmp_path, own) as where,
             opened(own),
-            asyncio.timeout(2),
+            asyncio.timeout(AT_ONCE),
             visiting(where, validation(OWN)) as idle,
         ):
             await idle.ended()
