@@ -74,6 +74,7 @@ def test_a_certificate_for_another_key_is_refused() -> None:
         MADE.chain_pem + b"-----BEGIN CERTIFICATE-----\n",
         MADE.chain_pem + self_signed(["c.test"], now=NOW).chain_pem,
     ],
+    ids=["nothing", "HTML", "truncated", "a second one begun", "one of another issuer"],
 )
 def test_a_chain_that_is_none_is_refused(content: bytes) -> None:
     with pytest.raises(IssueFailed, match=r"ca\.test issued a chain that is of no use"):
