@@ -1,10 +1,15 @@
 """What every test has."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
+
+# Zipapps that tests run unpack themselves here: neither do they remove the copies that other
+# versions have on this machine, nor the other way round.
+os.environ["SHIV_ROOT"] = str(TESTS.parent / ".cache" / "unpacked")
 
 
 @pytest.fixture(autouse=True)
