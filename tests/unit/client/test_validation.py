@@ -26,6 +26,23 @@ from tunnel.client.events import Refused as RefusedEvent
 from tunnel.errors import Code, LocalProtocolError, Refused
 
 
+def silent(*names: str) -> Callable[[Relays], None]:
+    """Return what lets these relays leave it open whether they take validations."""
+
+    def set_up(relays: Relays) -> None:
+        for name in names:
+            relays[name].leaves_unanswered = asks
+
+    return set_up
+
+
+async def drops(relay: FakeRelay) -> None:
+    """Let a relay go after 3 seconds and not come back."""
+    await asyncio.sleep(3.0)
+    unreachable(relay)
+    relay.ends[-1].connection.close()
+
+
 def test_every_relay_is_asked_and_told_when_it_is_over(tmp_path: Path) -> None:
     async def script(fleet: Fleet) -> tuple[dict[str, list[tuple[bool, bool]]], ...]:
         await fleet.all_serve()
@@ -50,39 +67,29 @@ def test_the_relay_hears_whether_it_is_a_renewal(tmp_path: Path, renewal: bool) 
 
 
 def test_a_relay_that_does_not_confirm_postpones_the_order(tmp_path: Path) -> None:
-    def set_up(relays: Relays) -> None:
-        relays["eu"].leaves_unanswered = asks
-
     async def script(fleet: Fleet) -> tuple[str, str, float, dict[str, list[tuple[bool, bool]]]]:
         await fleet.all_serve()
         error, took = await postponed(fleet)
         await asyncio.sleep(1.0)
         return fleet.name, str(error), took, fleet.wishes()
 
-    name, text, took, wishes = play(tmp_path, script, set_up=set_up)
+    name, text, took, wishes = play(tmp_path, script, set_up=silent("eu"))
     assert text == f"relay eu did not confirm the validation of {name} within 10 s"
     assert took == pytest.approx(10.0)
     assert wishes == {"eu": [VISITORS, BOTH, VISITORS], "us": [VISITORS, BOTH, VISITORS]}
 
 
 def test_all_relays_that_do_not_confirm_are_named_after_the_same_time(tmp_path: Path) -> None:
-    def set_up(relays: Relays) -> None:
-        for relay in relays.values():
-            relay.leaves_unanswered = asks
-
     async def script(fleet: Fleet) -> tuple[str, float]:
         await fleet.all_serve()
         error, took = await postponed(fleet)
         return str(error).partition(" did")[0], took
 
-    words, took = play(tmp_path, script, set_up=set_up)
+    words, took = play(tmp_path, script, set_up=silent("eu", "us"))
     assert (words, round(took, 3)) == ("relays eu, us", 10.0)
 
 
 def test_a_relay_is_named_even_if_the_loop_is_early(tmp_path: Path) -> None:
-    def set_up(relays: Relays) -> None:
-        relays["eu"].leaves_unanswered = asks
-
     async def script(fleet: Fleet) -> tuple[str, float]:
         await fleet.all_serve()
         loop = asyncio.get_running_loop()
@@ -91,7 +98,7 @@ def test_a_relay_is_named_even_if_the_loop_is_early(tmp_path: Path) -> None:
         error, took = await postponed(fleet)
         return str(error).partition(" did")[0], took
 
-    words, took = play(tmp_path, script, relays=("eu",), set_up=set_up)
+    words, took = play(tmp_path, script, relays=("eu",), set_up=silent("eu"))
     assert words == "relay eu"
     assert 9.5 <= took < 10
 
@@ -165,22 +172,13 @@ def test_a_relay_that_refuses_visitors_with_the_validation_is_asked_for_them_alo
 
 
 def test_a_relay_that_drops_while_it_is_waited_for_does_not_count(tmp_path: Path) -> None:
-    def set_up(relays: Relays) -> None:
-        relays["us"].leaves_unanswered = asks
-
     async def script(fleet: Fleet) -> float:
         await fleet.all_serve()
-
-        async def drop() -> None:
-            await asyncio.sleep(3.0)
-            unreachable(fleet.us)
-            fleet.us.ends[-1].connection.close()
-
         async with asyncio.TaskGroup() as group:
-            group.create_task(drop())
+            group.create_task(drops(fleet.us))
             return await entered(fleet)
 
-    assert play(tmp_path, script, set_up=set_up) == pytest.approx(3.0)
+    assert play(tmp_path, script, set_up=silent("us")) == pytest.approx(3.0)
 
 
 def test_without_any_relay_the_order_is_postponed(tmp_path: Path) -> None:
@@ -197,23 +195,14 @@ def test_without_any_relay_the_order_is_postponed(tmp_path: Path) -> None:
 
 
 def test_when_the_last_relay_drops_the_order_is_postponed(tmp_path: Path) -> None:
-    def set_up(relays: Relays) -> None:
-        relays["eu"].leaves_unanswered = asks
-
     async def script(fleet: Fleet) -> tuple[str, float]:
         await fleet.all_serve()
-
-        async def drop() -> None:
-            await asyncio.sleep(3.0)
-            unreachable(fleet.eu)
-            fleet.eu.ends[-1].connection.close()
-
         async with asyncio.TaskGroup() as group:
-            group.create_task(drop())
+            group.create_task(drops(fleet.eu))
             error, took = await postponed(fleet)
         return str(error).partition(" that")[0], round(took, 3)
 
-    told = play(tmp_path, script, relays=("eu",), set_up=set_up)
+    told = play(tmp_path, script, relays=("eu",), set_up=silent("eu"))
     assert told == ("no relay is connected", 3.0)
 
 
@@ -309,9 +298,6 @@ def test_it_is_taken_back_when_the_order_is_cancelled(tmp_path: Path) -> None:
 
 
 def test_it_is_taken_back_when_it_is_cancelled_before_all_have_confirmed(tmp_path: Path) -> None:
-    def set_up(relays: Relays) -> None:
-        relays["eu"].leaves_unanswered = asks
-
     async def script(fleet: Fleet) -> list[tuple[bool, bool]]:
         await fleet.all_serve()
         with pytest.raises(TimeoutError):
@@ -320,7 +306,7 @@ def test_it_is_taken_back_when_it_is_cancelled_before_all_have_confirmed(tmp_pat
         await asyncio.sleep(1.0)
         return fleet.wishes()["eu"]
 
-    assert play(tmp_path, script, relays=("eu",), set_up=set_up) == [VISITORS, BOTH, VISITORS]
+    assert play(tmp_path, script, relays=("eu",), set_up=silent("eu")) == [VISITORS, BOTH, VISITORS]
 
 
 def test_a_second_one_of_the_same_name_is_a_bug_of_ours_and_leaves_the_first(
