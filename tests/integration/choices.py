@@ -15,7 +15,7 @@ from tunnel.stream import Address
 K = TypeVar("K")
 T = TypeVar("T")
 
-SHORTER, LONGER = 0.2, 1.0  # seconds: two values of a deadline, far apart
+SHORTER, LONGER = 0.2, 2.0  # seconds: two values of a deadline, far apart
 
 
 async def on_each(
