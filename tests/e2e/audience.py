@@ -1,15 +1,17 @@
 """Visitors who never stop coming, and some who stay: what any of them missed is kept."""
 
+import secrets
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 from cryptography import x509
 
-from tests.e2e.targets import SLOW_RATE, pattern
+from tests.e2e.targets import SLOW_PIECE, pattern, slow_pieces
 from tests.e2e.visitors import request, tls
 from tests.e2e.world import Client, Relay
 from tunnel.transport.options import ALPN_HTTP2
@@ -32,6 +34,7 @@ class Audience:
     leaves: list[list[str]] = field(default_factory=list)  # serial numbers that each newcomer saw
     is_downloaded: bool = False
     leaving: threading.Event = field(default_factory=threading.Event)
+    word: str = field(default_factory=lambda: secrets.token_hex(8))  # of the download
 
     def come(self) -> None:
         """Visit over a connection of one's own, again and again."""
@@ -52,12 +55,17 @@ class Audience:
                 _keep_asking(sock)
                 self.pages += 1
 
-    def download(self, seconds: float) -> None:
-        """Fetch one body that takes so long."""
-        size = int(seconds * SLOW_RATE)
+    def download(self) -> None:
+        """Fetch one body that takes until `end_download`."""
         with tls(self.relay, self.client, context=self.context) as sock:
-            assert request(sock, f"/slow/{size}").body == pattern(size)
+            body = request(sock, f"/until/{self.word}").body
+        assert body == b"".join(islice(slow_pieces(), len(body) // SLOW_PIECE))
         self.is_downloaded = True
+
+    def end_download(self) -> None:
+        """Let the service come to the end of that body."""
+        with tls(self.relay, self.client, context=self.context) as sock:
+            assert request(sock, f"/enough/{self.word}").status == 200
 
     def check_content(self, certificates: int) -> None:
         """Fail unless all were served, by at least so many certificates, one after another."""
@@ -105,19 +113,18 @@ def _keep_asking(sock: ssl.SSLSocket) -> None:
 
 
 @contextmanager
-def audience(
-    relay: Relay, client: Client, context: ssl.SSLContext, seconds: float
-) -> Iterator[Audience]:
-    """Have visitors in threads until the block and a download, which takes `seconds`, end."""
+def audience(relay: Relay, client: Client, context: ssl.SSLContext) -> Iterator[Audience]:
+    """Have visitors in threads as long as the block takes; one of them downloads all the time."""
     made = Audience(relay, client, context)
-    visits = (lambda: made.download(seconds), made.come, made.come, made.stay)
+    visits = (made.download, made.come, made.come, made.stay)
     threads = [threading.Thread(target=made.note, args=(visit,)) for visit in visits]
     for thread in threads:
         thread.start()
     try:
         yield made
-        threads[0].join(LEAVE_TIMEOUT)
     finally:
+        made.note(made.end_download)
+        threads[0].join(LEAVE_TIMEOUT)
         made.leaving.set()
         for thread in threads:
             thread.join(LEAVE_TIMEOUT)

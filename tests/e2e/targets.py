@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from queue import Queue
 
 SLOW_RATE = 100_000  # bytes per second of what is slow
 SLOW_PIECE = 5_000
+GREETING = b"hello through the tunnel\n"
 
 
 @cache
@@ -22,19 +24,31 @@ def pattern(size: int, seed: int = 0) -> bytes:
     return hashlib.shake_128(str(seed).encode()).digest(size)
 
 
-class _Pages(BaseHTTPRequestHandler):
-    """`/` a greeting, `/bytes/N` and `/slow/N` N bytes of the pattern, POST the body's hash."""
+def slow_pieces() -> Iterator[bytes]:
+    """Yield pieces without end, each of them another one."""
+    return (pattern(SLOW_PIECE, number) for number in count())
 
+
+class _Pages(BaseHTTPRequestHandler):
+    """`/` a greeting, `/bytes/N` and `/slow/N` N bytes of the pattern, POST the body's hash.
+
+    `/until/WORD` is slow pieces until somebody asks for `/enough/WORD`.
+    """
+
+    server: "_Server"
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # heads and bodies are written apart
 
     def do_GET(self) -> None:
-        kind, _, number = self.path.strip("/").partition("/")
-        body = pattern(int(number)) if number else b"hello through the tunnel\n"
+        kind, _, rest = self.path.strip("/").partition("/")
+        if kind == "enough":
+            self.server.enough.add(rest)
         if kind == "slow":
-            self._trickle(body)
+            self._trickle(pattern(int(rest)))
+        elif kind == "until":
+            self._trickle_until(rest)
         else:
-            self._answer(body)
+            self._answer(pattern(int(rest)) if kind == "bytes" else GREETING)
 
     def do_POST(self) -> None:
         left, digest = int(self.headers["Content-Length"]), hashlib.sha256()
@@ -56,6 +70,16 @@ class _Pages(BaseHTTPRequestHandler):
             self.wfile.write(body[start : start + SLOW_PIECE])
             time.sleep(SLOW_PIECE / SLOW_RATE)
 
+    def _trickle_until(self, word: str) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.end_headers()
+        for piece in slow_pieces():
+            if word in self.server.enough:
+                return
+            self.wfile.write(piece)
+            time.sleep(SLOW_PIECE / SLOW_RATE)
+
     def _begin(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -69,6 +93,10 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 1024
     daemon_threads = True
 
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, _Pages)
+        self.enough: set[str] = set()
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A visitor that went away is no news."""
 
@@ -76,7 +104,7 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def pages(port: int = 0) -> Iterator[str]:
     """Serve pages, on any port that is free unless it is given; yields the target's address."""
-    with serving(_Server(("127.0.0.1", port), _Pages)) as address:
+    with serving(_Server(("127.0.0.1", port))) as address:
         yield address
 
 

@@ -22,7 +22,6 @@ from tunnel.acme.directories import directory_of
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
 
 SWAP_TIMEOUT = 60.0  # seconds until what is replaced on disk has to be in force
-SWAP_SECONDS = 12.0  # a little longer than until the next look at the files
 SETTLED = 1.0  # seconds after which a program that wanted to order would have begun
 
 Damage = Callable[[str, bytes], bytes]  # from a name and what is kept for it
@@ -276,7 +275,7 @@ def test_files_that_are_replaced_are_in_force_within_a_minute(
     issuer.configure_trust(trust)
     before = dial(relay, trust, RELAY_NAME)
     second = issued_for_both(issuer)
-    with audience(relay, client, trust, SWAP_SECONDS) as seen:
+    with audience(relay, client, trust) as seen:
         pair.write_chain(second)
         if is_half_first:
             for end in (relay, client):

@@ -278,7 +278,7 @@ def test_reloads_under_load_cost_nobody_anything(ends: tuple[Relay, Client]) -> 
     with pages() as another:
         wishes = [[*relay_changes(free_port()).values()], [*client_changes(another).values()]]
         faults = [[text for text, _ in each.values()] for each in (RELAY_FAULTS, CLIENT_FAULTS)]
-        with audience(relay, client, client.trust(), 3.0) as seen:
+        with audience(relay, client, client.trust()) as seen:
             for side, number in product((0, 1), range(6)):
                 sides[side].accept(wishes[side][number])
                 sides[side].refuse(faults[side][number % len(faults[side])])

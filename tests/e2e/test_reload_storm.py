@@ -18,7 +18,8 @@ from tests.e2e.audience import audience
 from tests.e2e.targets import pages
 from tests.e2e.test_reload import wait_until_few
 from tests.e2e.visitors import get
-from tests.e2e.world import SUFFIX, Client, Process, Relay, World, free_port
+from tests.e2e.world import SUFFIX, Client, Process, Relay, World
+from tests.ports import free_port
 from tunnel.cli.running import Running
 
 RELOADS = 200
@@ -288,7 +289,7 @@ def test_reloads_of_every_kind_cost_nobody_anything(world: World, target: str) -
         assert get(relay, client).status == 200
         descriptors = [side.process.descriptors() for side in sides]
         sizes: list[list[int]] = []
-        with audience(relay, client, client.trust(), 5.0) as seen:
+        with audience(relay, client, client.trust()) as seen:
             for number in range(RELOADS // 4):
                 for side in sides:
                     side.accept()

@@ -19,7 +19,6 @@ from tunnel.tls.slots import pin_of_certificate
 
 RELAY_NAME = "relay.test"
 ISSUED = re.compile(r"certificate issued .*not_after=(\S+)")
-MARGIN = 1.5  # seconds that a download goes on after the last renewal, at least
 
 
 class Course(NamedTuple):
@@ -28,16 +27,8 @@ class Course(NamedTuple):
     validity: int
     renewals: int
 
-    @property
-    def seconds(self) -> float:
-        """How long that takes: less than ten days of life, and half of it is left."""
-        return self.validity / 2 * self.renewals
 
-
-ONCE, TWICE = (
-    pytest.param(Course(10, renewals), marks=pytest.mark.timeout(90), id=f"{renewals} in a row")
-    for renewals in (1, 2)
-)
+ONCE = pytest.param(Course(10, 1), marks=pytest.mark.timeout(90), id="1 in a row")
 FIVE_TIMES = pytest.param(
     Course(60, 5), marks=[pytest.mark.slow, pytest.mark.timeout(300)], id="5 in a row"
 )
@@ -71,7 +62,7 @@ def end_shown(sock: ssl.SSLSocket) -> float:
     return float(ssl.cert_time_to_seconds(str(shown["notAfter"])))
 
 
-@pytest.mark.parametrize("course", [TWICE, FIVE_TIMES])
+@pytest.mark.parametrize("course", [ONCE, FIVE_TIMES])
 def test_visitors_notice_nothing_of_a_clients_renewals(
     realm: Realm, course: Course, target: str
 ) -> None:
@@ -84,14 +75,12 @@ def test_visitors_notice_nothing_of_a_clients_renewals(
         issued(client.process, 1, 20)
     trust = realm.trust()
     with ExitStack() as stack:
-        length = course.seconds + MARGIN
-        seen = [stack.enter_context(audience(relay, each, trust, length)) for each in clients]
+        seen = [stack.enter_context(audience(relay, each, trust)) for each in clients]
         for renewal in range(1, course.renewals + 1):
             for client in clients:
                 end = issued(client.process, 1 + renewal, course.validity)
                 with tls(relay, client, context=trust) as sock:
                     assert end_shown(sock) == end
-        assert not any(each.is_downloaded for each in seen), "the download was too short"
     for each in seen:
         each.check_content(1 + course.renewals)
 
@@ -124,10 +113,7 @@ def test_clients_live_on_while_their_relay_renews(
     ]
     issued(relay.process, 1, 20)
     with ExitStack() as stack:
-        length = course.seconds + MARGIN
-        seen = [
-            stack.enter_context(audience(relay, each, _trust(each), length)) for each in clients
-        ]
+        seen = [stack.enter_context(audience(relay, each, _trust(each))) for each in clients]
         for renewal in range(1, course.renewals + 1):
             end = issued(relay.process, 1 + renewal, course.validity)
             leaf = dial(relay, realm.trust(), RELAY_NAME)
@@ -135,7 +121,6 @@ def test_clients_live_on_while_their_relay_renews(
             assert f"sha256:{pin_of_certificate(leaf).hex()}" == pin
         for transport in TRANSPORTS:
             dialled(realm, relay, target, transport).wait_for(f"connected .*transport={transport}")
-        assert not any(each.is_downloaded for each in seen), "the download was too short"
     for client, each in zip(clients, seen, strict=True):
         each.check_content(1)  # of their own, which nobody has renewed
         assert "disconnected" not in client.process.logged()
