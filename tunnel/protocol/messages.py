@@ -42,6 +42,7 @@ SERVING_RETRY_AFTER_LIMIT = 604_800  # what is refused there may be counted by t
 _VERSION = integer(1, 65535)
 _PORT = integer(1, 65535)
 _SEQUENCE = integer(0, 2**63 - 1)
+_TIME = integer(0, 253_402_300_799)  # seconds since 1970 (UTC), until the year 9999
 _RETRY_AFTER = seconds(0, RETRY_AFTER_LIMIT)
 _FEATURES = array(WORD, 0, 16)
 _NAMES = array(NAME, 1, NAMES_LIMIT, together=4096)
@@ -63,6 +64,9 @@ class Hello:
     nonce: Annotated[bytes, octets(32, 32)]
     relay: Annotated[str, text(64)]
     features: Annotated[tuple[str, ...], _FEATURES]
+    time: Annotated[int | None, _TIME] = (
+        None  # by the relay's clock, for a client that doubts its own
+    )
 
 
 @dataclass(frozen=True, slots=True)

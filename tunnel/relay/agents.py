@@ -6,6 +6,7 @@ import socket
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError
 from tunnel.log import Log, clipped, get_log
@@ -190,7 +191,8 @@ class Agents:
         return None
 
     def _registration(self, connection: Connection) -> RelayRegistration:
-        hello = Hello(VERSIONS, secrets.token_bytes(32), self._settings.name[:64], (REPLICA,))
+        nonce, clock = secrets.token_bytes(32), int(datetime.now(UTC).timestamp())
+        hello = Hello(VERSIONS, nonce, self._settings.name[:64], (REPLICA,), clock)
         binding = connection.binding
         return RelayRegistration(hello, binding.transport, binding.leaf_hash, authenticate)
 
