@@ -6,7 +6,7 @@ Nothing here knows a socket, a certificate or a wire format.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from tunnel.errors import Code, ConnectionLost, StreamReset
@@ -31,6 +31,8 @@ class Binding:
 
     transport: str
     leaf_hash: bytes
+    # The leaf itself, DER; only at the end that was shown it.
+    leaf: bytes = field(default=b"", repr=False, compare=False)
 
 
 class Stream(Protocol):

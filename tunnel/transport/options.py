@@ -8,6 +8,7 @@ from tunnel.transport.parking import ParkingBudget
 ALPN_QUIC = "tunnel/1"
 ALPN_HTTP2 = "tunnel-h2/1"
 STREAMS_ADVERTISED = 1100  # what the client allows; the relay itself stops at its own limit
+SOCKET_BUFFER_BYTES = 4 << 20  # that a UDP socket asks for, each way: a burst at full speed
 CONTROL_RESERVE_BYTES = 64 * 1024  # connection credit that only the control stream may use
 
 

@@ -39,7 +39,7 @@ async def dial(
             )
             leaf = connection.tls.getpeercert(binary_form=True) or b""
             check_pin(trust, leaf)
-            connection.binding = Binding("h2", hashlib.sha256(leaf).digest())
+            connection.binding = Binding("h2", hashlib.sha256(leaf).digest(), leaf)
             await connection.settled()
     except ConnectionLost as lost:
         raise DialFailed(f"cannot connect to {address}: {lost}") from lost

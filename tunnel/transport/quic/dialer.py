@@ -30,10 +30,10 @@ async def dial(address: Address, trust: Trust, options: TransportOptions) -> Tun
     try:
         async with asyncio.timeout(options.handshake_timeout):
             await call.completed
-    except TimeoutError:
+    except TimeoutError as error:
         call.give_up()
         seconds = f"{options.handshake_timeout:g} s"
-        raise DialFailed(f"no answer from {address} by UDP within {seconds}") from None
+        raise DialFailed(f"no answer from {address} by UDP within {seconds}") from error
     except BaseException:
         call.give_up()
         raise
@@ -74,7 +74,7 @@ class Dial:
             self._fail(error)
             connection.engine.refuse(str(error))
             return
-        connection.binding = Binding("quic", hashlib.sha256(leaf).digest())
+        connection.binding = Binding("quic", hashlib.sha256(leaf).digest(), leaf)
         if not self.completed.done():
             self.completed.set_result(None)
 
@@ -101,7 +101,9 @@ class Dial:
     def _network_failed(self, error: OSError) -> None:
         """Fail the attempt; an established connection is left to the heartbeat to judge."""
         reason = "refused" if isinstance(error, ConnectionRefusedError) else error.strerror
-        self._fail(DialFailed(f"{self.connection.peer} by UDP: {reason}"))
+        failure = DialFailed(f"{self.connection.peer} by UDP: {reason}")
+        failure.__cause__ = error
+        self._fail(failure)
 
     def _fail(self, error: DialFailed) -> None:
         if not self.completed.done():

@@ -18,6 +18,7 @@ from typing import Any
 
 from tunnel.log import get_log
 from tunnel.stream import Address
+from tunnel.transport.options import SOCKET_BUFFER_BYTES
 from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
@@ -25,7 +26,6 @@ log = get_log(__name__)
 BATCH_DATAGRAMS = 128  # and what comes with the last: then the rest of the loop has its turn
 READ_BYTES = 65_535  # the kernel joins up to 64 datagrams, no more than this
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)  # room for one int: how long the joined datagrams are
-SOCKET_BUFFER_BYTES = 4 << 20
 BACKLOG_DATAGRAMS = 1024
 SEGMENTS_MAX, SEGMENTS_BYTES_MAX = 64, 64_000
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h: to be cut, to be joined
