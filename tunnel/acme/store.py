@@ -91,6 +91,10 @@ class Store:
 
     # -- certificates
 
+    def certificate_file(self, names: Sequence[str]) -> Path:
+        """Where the certificate for exactly `names` is kept, with its key."""
+        return self._path(names, ".pem")
+
     def load(
         self, names: Sequence[str], now: datetime, record: Record | None = None
     ) -> Certificate | None:
@@ -98,7 +102,7 @@ class Store:
 
         One that has lost certificates of its chain, by what is remembered of it, may not.
         """
-        path = self._path(names, ".pem")
+        path = self.certificate_file(names)
         return _read(path, read_private, lambda content: _whole(content, names, now, record))
 
     def save(self, names: Sequence[str], certificate: Certificate) -> None:

@@ -1,6 +1,6 @@
 """What may stand on the command line. Imports nothing heavy: `--version` and `--help` end here."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from tunnel import __version__
 from tunnel.cli.manual import Manual
 from tunnel.cli.manual_pages import SUMMARIES, daemon_page
 from tunnel.cli.once import Once
-from tunnel.cli.verb_flags import VERBS, parse_verb, verbs_of
+from tunnel.cli.quick_flags import add_quick_start, quick_start_of
+from tunnel.cli.verb_flags import DOCTOR, VERBS, parse_verb, verb_parser, verbs_of
 
 _ORDERING = (  # what has a meaning only where a certificate is ordered
     *("acme_email", "acme_creds_path", "acme_staging", "acme_directory", "acme_ca"),
@@ -16,8 +17,6 @@ _ORDERING = (  # what has a meaning only where a certificate is ordered
 )
 
 _COMBINES = ("force_h2", "pool_size")  # with -c; the log flags do anyway
-_POOL_LIMIT = 64
-_DAYS_LIMIT = 365
 
 Check = Callable[[ArgumentParser, Namespace], None]
 
@@ -73,18 +72,20 @@ def _spelt(dest: str) -> str:
 
 
 def _parse(program: str, argv: Sequence[str], check: Check) -> Namespace:
-    if argv and not argv[0].startswith("-"):
-        return parse_verb(program, argv[0], argv[1:])
-    parser, quick_start = daemon_parser(program)
-    arguments = parser.parse_args(argv)
-    arguments.verb = None
-    _check_combinations(parser, arguments, quick_start)
+    verb = argv[0] if argv and not argv[0].startswith("-") else None
+    if verb is not None and verb != DOCTOR:
+        return parse_verb(program, verb, argv[1:])
+    # The doctor examines what the program would run on, and takes the same flags.
+    parser = daemon_parser(program) if verb is None else verb_parser(program, verb)
+    arguments = parser.parse_args(argv if verb is None else argv[1:])
+    arguments.verb = verb
+    _check_combinations(parser, arguments, quick_start_of(program))
     check(parser, arguments)
     return arguments
 
 
-def daemon_parser(program: str) -> tuple[ArgumentParser, list[str]]:
-    """Return the parser of a command line without a verb, and the flags of a quick start."""
+def daemon_parser(program: str) -> ArgumentParser:
+    """Return the parser of a command line without a verb."""
     verbs = tuple((verb, VERBS[verb]) for verb in verbs_of(program))
     usage = f"{program}.pyz [-c {program}.toml] [flags] | VERB"
     parser = Manual(f"{program}.pyz", SUMMARIES[program], daemon_page(program, verbs), usage)
@@ -92,11 +93,8 @@ def daemon_parser(program: str) -> tuple[ArgumentParser, list[str]]:
     _add_shared_flags(parser, program)
     if program == "client":
         parser.add_argument("--qr", action="store_true", help="draw each URL, on a terminal")
-    known = {action.dest for action in parser._actions}  # noqa: SLF001 - argparse has no other list
-    add_flags = _add_relay_flags if program == "relay" else _add_client_flags
-    add_flags(parser)
-    quick_start = [a.dest for a in parser._actions if a.dest not in known]  # noqa: SLF001 - as above
-    return parser, quick_start
+    add_quick_start(parser, program)
+    return parser
 
 
 def _add_shared_flags(parser: ArgumentParser, program: str) -> None:
@@ -138,126 +136,6 @@ def _log_format(word: str) -> str:
     if word not in ("auto", "text", "json", "journald"):
         raise ArgumentTypeError(f"{word!r} is none of auto, text, json, journald")
     return word
-
-
-def _ip(word: str) -> str:
-    from ipaddress import ip_address  # noqa: PLC0415 - only where it is asked for
-
-    try:
-        return str(ip_address(word))
-    except ValueError:
-        raise ArgumentTypeError(f"{word!r} is not an IP address") from None
-
-
-def _up_to(limit: int) -> Callable[[str], int]:
-    """Return what reads a whole number from 1 to `limit`, which has at most three digits."""
-
-    def read(word: str) -> int:
-        if not (word.isascii() and word.isdecimal() and 1 <= int(word[:4]) <= limit):
-            raise ArgumentTypeError(f"{word!r} is out of range (expected 1 to {limit})")
-        return int(word)
-
-    return read
-
-
-def _add_relay_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group("Quick start without a file: where to listen").add_argument
-    add(
-        "--bind-addr",
-        type=_ip,
-        metavar="IP",
-        help="where to listen (127.0.0.1; with a suffix or an --acme-domain 0.0.0.0)",
-    )
-    add("--api-port", type=int, metavar="PORT", help="for clients, UDP and TCP (4433)")
-    add("--pub-port", type=int, metavar="PORT", help="for visitors (8443)")
-    add(
-        "--alpn-port",
-        type=int,
-        metavar="PORT",
-        help="a second one, which an authority validates on",
-    )
-    add = parser.add_argument_group("Quick start: what to serve, and to whom").add_argument
-    add(
-        "--domain-suffix",
-        action="append",
-        metavar="NAME",
-        help="serve names below it; repeatable (localhost)",
-    )
-    add("--open", action="store_true", default=None, help="anyone with a key may use the suffixes")
-    add("--allow", action="append", metavar="sha256:HEX", help="a client's fingerprint; repeatable")
-    group = parser.add_argument_group("Quick start: the relay's own certificate")
-    add = group.add_argument
-    add("--tls-cert", metavar="FILE", help="certificate chain, PEM (self-signed)")
-    add("--tls-key", metavar="FILE", help="its key, PEM")
-    add(
-        "--acme-domain",
-        action="append",
-        metavar="NAME",
-        help="order the relay's certificate for this name; repeatable",
-    )
-    add("--acme-email", metavar="ADDRESS", help="where the authority writes to")
-    _add_acme_flags(group)
-    add(
-        "--acme-renew-days",
-        type=_up_to(_DAYS_LIMIT),
-        metavar="N",
-        help="renew this long before the end (when the authority says)",
-    )
-
-
-def _add_acme_flags(group: _ArgumentGroup) -> None:
-    """Add what both programs may say of an authority."""
-    add = group.add_argument
-    add("--acme-creds-path", metavar="FILE", help="the account, made if missing (in state_dir)")
-    add("--acme-staging", action="store_true", default=None, help="try out: letsencrypt-staging")
-    add("--acme-directory", metavar="URL", help="the authority's directory (letsencrypt)")
-    add("--acme-ca", metavar="FILE", help="trust these certificates when it is asked")
-
-
-def _add_client_flags(parser: ArgumentParser) -> None:
-    _add_server_flags(parser.add_argument_group("Quick start without a file: relays"))
-    add = parser.add_argument_group("Quick start: what to serve").add_argument
-    add(
-        "--local",
-        metavar="TARGET",
-        help="the service, also 3000 or unix:/path (127.0.0.1:3000)",
-    )
-    add("--domain-suffix", metavar="NAME", help="the relay's suffix (localhost)")
-    add("--primary-key", metavar="FILE", help="identity key, made if missing (client.key)")
-    add("--secondary-key", metavar="FILE", help="identity key of a second endpoint")
-    add("--secondary-local", metavar="TARGET", help="its service (that of --local)")
-    add("--primary-cert-extension-hex", metavar="HEX", help="put into the certificate")
-    add("--secondary-cert-extension-hex", metavar="HEX", help="put into the second certificate")
-    add("--id-bits", type=int, choices=(64, 128), help="length of ids (128)")
-    group = parser.add_argument_group("Quick start: certificates for visitors")
-    add = group.add_argument
-    add(
-        "--acme-email",
-        metavar="ADDRESS",
-        help="order the first endpoint's certificate (self-signed); the authority writes there",
-    )
-    _add_acme_flags(group)
-    add(
-        "--cert-pem",
-        metavar="FILE",
-        help="key and certificate to begin with, PEM; passed over if it does not exist",
-    )
-
-
-def _add_server_flags(group: _ArgumentGroup) -> None:
-    add = group.add_argument
-    add("--server", action="append", metavar="HOST[:PORT]", help="a relay; repeatable")
-    trust = group.add_mutually_exclusive_group()
-    trust.add_argument("--pin", metavar="sha256:HEX", help="trust the relay with this key")
-    trust.add_argument("--ca", metavar="FILE", help="trust these certificates")
-    trust.add_argument("--insecure", action="store_true", default=None, help="trust anyone")
-    add("--force-h2", action="store_true", default=None, help="only HTTP/2, no QUIC")
-    add(
-        "--pool-size",
-        type=_up_to(_POOL_LIMIT),
-        metavar="N",
-        help="HTTP/2 connections per relay (4)",
-    )
 
 
 def _check_combinations(parser: ArgumentParser, arguments: Namespace, quick: list[str]) -> None:

@@ -9,13 +9,16 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tunnel.cli.arguments import parse_client, parse_relay
+from tunnel.cli.verb_flags import DOCTOR
 from tunnel.errors import SettingsError
 from tunnel.runtime.exits import Exit, exit_for
 
 if TYPE_CHECKING:
+    from tunnel.cli.doctor import Findings, Status
     from tunnel.settings.schema import Schema
     from tunnel.settings.tree import Table
     from tunnel.settings.values import ClientSettings, RelaySettings
@@ -32,17 +35,26 @@ class ServeClient(Protocol):
         """With `qr`, URLs are to be drawn where a person sees them."""
 
 
-def run_relay_command(argv: Sequence[str], serve: "Callable[[RelaySettings], int]") -> int:
+def run_relay_command(
+    argv: Sequence[str],
+    serve: "Callable[[RelaySettings], int]",
+    examine: "Callable[[RelaySettings, Status | None], Findings]",
+) -> int:
     """Do what relay.pyz is asked to and return the exit status.
 
-    `serve` runs the daemon on settings that are free of faults and returns its status.
+    `serve` runs the daemon on settings that are free of faults and returns its status; `examine`
+    is what the verb `doctor` is about, and gets what a daemon that runs says of itself.
     """
-    return _guard(lambda: _run_relay(parse_relay(argv), serve))
+    return _guard(lambda: _run_relay(parse_relay(argv), serve, examine))
 
 
-def run_client_command(argv: Sequence[str], serve: ServeClient) -> int:
+def run_client_command(
+    argv: Sequence[str],
+    serve: ServeClient,
+    examine: "Callable[[ClientSettings, Status | None], Findings]",
+) -> int:
     """Do what client.pyz is asked to and return the exit status; see `run_relay_command`."""
-    return _guard(lambda: _run_client(parse_client(argv), serve))
+    return _guard(lambda: _run_client(parse_client(argv), serve, examine))
 
 
 def _guard(run: Callable[[], int]) -> int:
@@ -68,8 +80,12 @@ def _end_without_reader() -> int:
     return 128 + signal.SIGPIPE
 
 
-def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") -> int:
-    if arguments.verb is not None:
+def _run_relay(
+    arguments: Namespace,
+    serve: "Callable[[RelaySettings], int]",
+    examine: "Callable[[RelaySettings, Status | None], Findings]",
+) -> int:
+    if arguments.verb not in (None, DOCTOR):
         return _run_verb("relay", arguments)
     from tunnel.cli.quickstart import OPEN_WARNING, is_bare  # noqa: PLC0415 - see the module's docstring
     from tunnel.cli.sources import relay_tree  # noqa: PLC0415 - as above
@@ -79,13 +95,19 @@ def _run_relay(arguments: Namespace, serve: "Callable[[RelaySettings], int]") ->
     settings = _settle(arguments, RELAY, relay_tree, read_relay)
     if isinstance(settings, int):
         return settings
+    if arguments.verb == DOCTOR:
+        return _run_doctor("relay", arguments, partial(examine, settings))
     if arguments.config is None and is_bare(arguments):
         _complain(f"relay.pyz: warning: {OPEN_WARNING}")
     return serve(settings)
 
 
-def _run_client(arguments: Namespace, serve: ServeClient) -> int:
-    if arguments.verb is not None:
+def _run_client(
+    arguments: Namespace,
+    serve: ServeClient,
+    examine: "Callable[[ClientSettings, Status | None], Findings]",
+) -> int:
+    if arguments.verb not in (None, DOCTOR):
         return _run_verb("client", arguments)
     from tunnel.cli.sources import client_tree  # noqa: PLC0415 - as above
     from tunnel.settings.client_schema import CLIENT  # noqa: PLC0415 - as above
@@ -94,9 +116,19 @@ def _run_client(arguments: Namespace, serve: ServeClient) -> int:
     settings = _settle(arguments, CLIENT, client_tree, read_client)
     if isinstance(settings, int):
         return settings
+    if arguments.verb == DOCTOR:
+        return _run_doctor("client", arguments, partial(examine, settings))
     if arguments.qr and not sys.stdout.isatty():
         _complain("client.pyz: warning: --qr is ignored: standard output is no terminal")
     return serve(settings, qr=arguments.qr)
+
+
+def _run_doctor(
+    program: str, arguments: Namespace, examine: "Callable[[Status | None], Findings]"
+) -> int:
+    from tunnel.cli.doctor import run_doctor  # noqa: PLC0415 - as above
+
+    return run_doctor(program, arguments, examine)
 
 
 def _run_verb(program: str, arguments: Namespace) -> int:

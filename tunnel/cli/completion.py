@@ -39,7 +39,7 @@ def completion_script(program: str, shell: str) -> str:
 
 
 def _vocabularies(program: str) -> Iterator[Vocabulary]:
-    yield _vocabulary("", daemon_parser(program)[0])
+    yield _vocabulary("", daemon_parser(program))
     for verb in verbs_of(program):
         yield _vocabulary(verb, verb_parser(program, verb))
 

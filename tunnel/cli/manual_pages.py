@@ -14,7 +14,8 @@ SUMMARIES = {
 STATUSES: Mapping[int, str] = MappingProxyType(
     {
         Exit.DONE: "done",
-        Exit.RUNTIME: "runtime error; `status --check`: not ready; a running program has said no",
+        Exit.RUNTIME: "runtime error; `status --check`: not ready; `doctor`: something has failed; "
+        "a running program has said no",
         Exit.USAGE: "bad usage, or a quick start whose flags have faults",
         Exit.UNAVAILABLE: "the running program does not answer, or this user may not ask it",
         Exit.CANNOT_WRITE: "a file cannot be written (keys and `state_dir` included)",
@@ -232,6 +233,23 @@ VERB_PAGES: Mapping[str, tuple[str, Mapping[int, str], Rows]] = MappingProxyType
             (
                 ("PROGRAM.pyz cert list", "names, ends, renewals, the authority's last words"),
                 ("PROGRAM.pyz cert renew shop.t.example.org", "the one of this name"),
+            ),
+        ),
+        "doctor": (
+            "Examines all that a PROGRAM depends on, from name servers to certificates, and says "
+            "what to do about each fault. It takes what the program itself takes, changes nothing, "
+            "and disturbs nobody who is served.",
+            {
+                Exit.DONE: "nothing has failed; there may be warnings",
+                Exit.RUNTIME: "something has failed",
+                Exit.USAGE: STATUSES[Exit.USAGE],
+                Exit.CANNOT_READ: "the settings cannot be read",
+                Exit.SETTINGS: "faults in settings: nothing was examined",
+                130: "interrupted",
+            },
+            (
+                ("PROGRAM.pyz doctor -c PROGRAM.toml", "as a table, each fault with what to do"),
+                ("PROGRAM.pyz doctor -c PROGRAM.toml --json", "for programs"),
             ),
         ),
         "completion": (

@@ -40,9 +40,9 @@ class Running:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def get(self, page: str) -> Any:
+    def get(self, page: str, *, timeout: float = ANSWER_TIMEOUT) -> Any:
         """Return the JSON value of a page; raises Unreachable, Declined."""
-        return _value(*self.exchange("GET", page))
+        return _value(*self.exchange("GET", page, timeout=timeout))
 
     def post(
         self, page: str, members: Mapping[str, object] = {}, *, timeout: float = ANSWER_TIMEOUT

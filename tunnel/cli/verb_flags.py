@@ -7,7 +7,9 @@ from pathlib import Path
 from tunnel.cli.manual import Manual
 from tunnel.cli.manual_pages import verb_page
 from tunnel.cli.once import Once
+from tunnel.cli.quick_flags import add_quick_start
 
+DOCTOR = "doctor"
 VERBS = {
     "init": "write commented settings",
     "keygen": "make an identity key",
@@ -17,10 +19,8 @@ VERBS = {
     "drain": "let a running program end in order, as SIGTERM does",
     "explain": "show how a visitor of a name would be routed, and why",
     "cert": "list the certificates of a running program, or have one renewed",
+    DOCTOR: "examine all that the program depends on, and say what to do",
     "completion": "print what makes a shell complete these commands",
-}
-LATER_VERBS = {
-    "doctor": "a check of everything that a program depends on",
 }
 ONLY_OF = {"id": "client", "explain": "relay"}
 
@@ -36,8 +36,6 @@ def parse_verb(program: str, verb: str, argv: Sequence[str]) -> Namespace:
     """Return what was asked of a verb; raises SystemExit (0 after --help, 2 on bad usage)."""
     if verb not in verbs_of(program):
         problem = f"no such verb (known: {', '.join(verbs_of(program))})"
-        if verb in LATER_VERBS:
-            problem = f"not built yet: {LATER_VERBS[verb]}"
         ArgumentParser(prog=f"{program}.pyz {verb}", add_help=False).error(problem)
     parser = verb_parser(program, verb)
     arguments = parser.parse_args(argv)
@@ -114,6 +112,17 @@ def _add_cert_flags(parser: ArgumentParser, program: str) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="the name to renew it for")
 
 
+def _add_doctor_flags(parser: ArgumentParser, program: str) -> None:
+    """Add what the program itself takes, as far as it says what it would run on."""
+    add = parser.add_argument
+    add("-c", dest="config", type=Path, metavar="FILE", help="the settings to examine")
+    add("--socket", type=Path, metavar="PATH", help=f"the control socket of a running {program}")
+    add("-v", dest="log_level", action="store_const", const="debug", help="log what is tried")
+    parser.set_defaults(log_format=None, qr=False)
+    parser.set_defaults(check=False, show_config=False, stands_for=None, content=None)
+    add_quick_start(parser, program)
+
+
 def _check(parser: ArgumentParser, verb: str, arguments: Namespace) -> None:
     """End with status 2 where flags of one verb do not go together."""
     if verb == "id" and arguments.config and (arguments.domain_suffix or arguments.id_bits):
@@ -132,4 +141,5 @@ _ADD_FLAGS: dict[str, Callable[[ArgumentParser, str], None]] = {
     "drain": add_running_flags,
     "explain": _add_explain_flags,
     "cert": _add_cert_flags,
+    DOCTOR: _add_doctor_flags,
 }

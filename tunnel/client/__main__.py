@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tunnel.cli.banner import Banner
+    from tunnel.cli.doctor import Status
     from tunnel.client.client import Client
     from tunnel.client.events import ClientEvent, EndpointState
+    from tunnel.runtime.findings import Finding
     from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
     from tunnel.settings.values import ClientSettings
@@ -20,7 +22,7 @@ def main() -> int:
     """Run the command line and return the exit status."""
     from tunnel.cli.command import run_client_command  # noqa: PLC0415 - see the module's docstring
 
-    return run_client_command(sys.argv[1:], serve)
+    return run_client_command(sys.argv[1:], serve, examine)
 
 
 def serve(settings: "ClientSettings", *, qr: bool) -> int:
@@ -67,6 +69,13 @@ def serve(settings: "ClientSettings", *, qr: bool) -> int:
         )
 
     return run_daemon("client", settings.log, run)
+
+
+async def examine(settings: "ClientSettings", status: "Status | None") -> "list[Finding]":
+    """Return what the verb `doctor` finds; see tunnel.client.doctor."""
+    from tunnel.client.doctor import examination  # noqa: PLC0415 - as above
+
+    return await examination.examine(settings, status)
 
 
 def summary(endpoints: "Iterable[EndpointState]") -> str:

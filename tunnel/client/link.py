@@ -246,7 +246,7 @@ class Link:
 
     async def _register(self) -> None:
         self._exchange = exchange = await self._open()
-        hello = _accept_only(await exchange.channel.receive())
+        hello = accept_only(await exchange.channel.receive())
         if isinstance(hello, Hello):  # the machine takes nothing else first
             self.relay = hello.relay
         claim, registration = self._passage.claim, exchange.registration
@@ -260,7 +260,7 @@ class Link:
             extension=claim.extension,
         )
         await exchange.channel.write(registration.auth(body, claim.keypair.signer.sign))
-        answer = _accept_only(await exchange.channel.receive())
+        answer = accept_only(await exchange.channel.receive())
         if isinstance(answer, Welcome):
             self._welcome(answer)
 
@@ -379,7 +379,7 @@ class Link:
                     await self._wait_for_news(None)
 
 
-def _accept_only(message: FromRelay) -> FromRelay:
+def accept_only(message: FromRelay) -> FromRelay:
     """Return a message of the registration; raises Refused if it is the relay's no."""
     if isinstance(message, Reject | Bye):
         raise Refused(message.reason.code, message.message, message.retry_after)

@@ -59,6 +59,11 @@ def resolves_name(lane: Lane, proxy: str | None) -> bool:
     return proxy is None or lane.transport == QUIC
 
 
+def lanes_of(mode: str) -> tuple[Lane, ...]:
+    """Return the first lane of each transport that a mode allows, the preferred one first."""
+    return (Lane(QUIC), Lane(HTTP2)) if mode == AUTO else (Lane(mode),)
+
+
 class Course:
     """The state of one session's connections.
 

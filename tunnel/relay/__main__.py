@@ -6,7 +6,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tunnel.cli.doctor import Status
     from tunnel.relay.server import Opening
+    from tunnel.runtime.findings import Finding
     from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
     from tunnel.settings.values import RelaySettings
@@ -16,7 +18,7 @@ def main() -> int:
     """Run the command line and return the exit status."""
     from tunnel.cli.command import run_relay_command  # noqa: PLC0415 - see the module's docstring
 
-    return run_relay_command(sys.argv[1:], serve)
+    return run_relay_command(sys.argv[1:], serve, examine)
 
 
 def serve(settings: "RelaySettings") -> int:
@@ -54,6 +56,13 @@ def serve(settings: "RelaySettings") -> int:
             )
 
     return run_daemon("relay", settings.log, run)
+
+
+async def examine(settings: "RelaySettings", status: "Status | None") -> "list[Finding]":
+    """Return what the verb `doctor` finds; see tunnel.relay.doctor."""
+    from tunnel.relay.doctor import examination  # noqa: PLC0415 - as above
+
+    return await examination.examine(settings, status)
 
 
 def announce(settings: "RelaySettings", opening: "Opening") -> None:

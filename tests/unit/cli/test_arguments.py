@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli.examined import unexamined
 from tests.unit.settings.documents import CLIENT, FINGERPRINT, RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
 from tunnel.errors import SettingsError
@@ -31,7 +32,7 @@ def run_relay(*argv: str) -> tuple[int, RelaySettings | None]:
         served.append(settings)
         return SERVED
 
-    status = run_relay_command(argv, serve)
+    status = run_relay_command(argv, serve, unexamined)
     return status, served[0] if served else None
 
 
@@ -42,7 +43,7 @@ def run_client(*argv: str) -> tuple[int, ClientSettings | None]:
         served.append(settings)
         return SERVED
 
-    status = run_client_command(argv, serve)
+    status = run_client_command(argv, serve, unexamined)
     return status, served[0] if served else None
 
 
@@ -220,7 +221,11 @@ USAGE = [
     ("relay", "--check -c x --with y", "--with needs --as"),
     ("relay", "--check -c relay.toml --with y --as z.toml", "it would not be read"),
     ("relay", "--check -c relay.toml --with y --as relay.toml.d/.z.toml", "it would not be read"),
-    ("relay", "doctor", "not built yet: a check of everything that a program depends on"),
+    ("client", "doctor", "a relay is needed"),
+    ("client", "doctor -c client.toml --local 1", "--local does not go with -c"),
+    ("client", "doctor --server r --check", "unrecognized arguments: --check"),
+    ("relay", "doctor --api-port 70000", "listeners.agents.listen: port 70000 is out of range"),
+    ("relay", "doctor --tls-cert c.pem", "c.pem does not exist"),
     ("client", "explain a.t.test", "no such verb (known: init, keygen, id, status, "),
     ("relay", "explain", "the following arguments are required: HOST"),
     ("relay", "status -c relay.toml --socket x", "not allowed with argument -c"),
@@ -288,7 +293,7 @@ def test_a_daemons_own_errors_are_not_taken_for_bad_files() -> None:
         raise FileNotFoundError(2, "gone", "socket")
 
     with pytest.raises(FileNotFoundError):
-        run_relay_command([], serve)
+        run_relay_command([], serve, unexamined)
 
 
 def test_a_fault_that_the_daemon_finds_in_a_key_ends_with_78(
@@ -297,7 +302,7 @@ def test_a_fault_that_the_daemon_finds_in_a_key_ends_with_78(
     def serve(_settings: RelaySettings) -> int:
         raise SettingsError(["client.key: is not a readable key"])
 
-    assert run_relay_command([], serve) == 78
+    assert run_relay_command([], serve, unexamined) == 78
     assert capsys.readouterr().err.splitlines()[-1] == "client.key: is not a readable key"
 
 

@@ -17,7 +17,7 @@ every_page = pytest.mark.parametrize(("program", "verb"), EVERY)
 
 
 def page(program: str, verb: str = "") -> str:
-    parser = verb_parser(program, verb) if verb else daemon_parser(program)[0]
+    parser = verb_parser(program, verb) if verb else daemon_parser(program)
     return parser.format_help()
 
 
@@ -62,7 +62,7 @@ def test_a_page_describes_in_two_sentences(program: str, verb: str) -> None:
 
 @every_page
 def test_every_flag_is_there_with_its_meaning(program: str, verb: str) -> None:
-    parser = verb_parser(program, verb) if verb else daemon_parser(program)[0]
+    parser = verb_parser(program, verb) if verb else daemon_parser(program)
     for action in parser._actions:
         assert action.help
         for spelling in action.option_strings:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tunnel
+from tests.unit.cli.examined import unexamined
 from tests.unit.settings.documents import RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
 from tunnel.cli.running import Running, Unreachable
@@ -34,7 +35,7 @@ def unused(_settings: object, **_options: object) -> int:
 
 
 def run(*argv: str) -> int:
-    return run_relay_command(argv, unused)
+    return run_relay_command(argv, unused, unexamined)
 
 
 @contextmanager
@@ -233,7 +234,7 @@ def test_a_client_looks_in_a_place_of_its_own(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with answering(folder / "tunnel-client" / "admin.sock", DRAINING):
-        assert run_client_command(["drain"], unused) == 0
+        assert run_client_command(["drain"], unused, unexamined) == 0
     assert os.listdir(folder) == ["tunnel-client"]
     assert capsys.readouterr().err == ""
 
@@ -301,7 +302,7 @@ def test_settings_of_an_instance_lead_to_its_own_service(
         answering(services / "tunnel-client-shop" / "admin.sock", http(503, {"error": "it is me"})),
     ):
         other.bind("run/tunnel-client/admin.sock")
-        run_client_command([*verb, "-c", "clients/shop.toml"], unused)
+        run_client_command([*verb, "-c", "clients/shop.toml"], unused, unexamined)
     output = capsys.readouterr()
     assert "it is me" in output.out + output.err
 
@@ -312,7 +313,7 @@ def test_an_instance_that_does_not_run_is_not_taken_for_the_client_beside_it(
     write(folder / "clients", "shop.toml", "")
     with socket.socket(socket.AF_UNIX) as other:
         other.bind("run/tunnel-client/admin.sock")
-        assert run_client_command(["drain", "-c", "clients/shop.toml"], unused) == 69
+        assert run_client_command(["drain", "-c", "clients/shop.toml"], unused, unexamined) == 69
     assert f"{services}/tunnel-client-shop/admin.sock: no such file" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli.examined import unexamined
 from tests.unit.settings.documents import CLIENT, FINGERPRINT, RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
 from tunnel.settings.load import load_relay
@@ -21,7 +22,7 @@ def unused(_settings: object, **_options: object) -> int:
 
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert run_relay_command(["--show-config", *argv], unused) == 0
+    assert run_relay_command(["--show-config", *argv], unused, unexamined) == 0
     return capsys.readouterr().out
 
 
@@ -62,7 +63,10 @@ def test_a_masked_table_shows_only_what_is_written(
 
 
 def test_flags_are_origins_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_client_command(["--show-config", "--server", "r", "--local", "1"], unused) == 0
+    assert (
+        run_client_command(["--show-config", "--server", "r", "--local", "1"], unused, unexamined)
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert 'target = "1"  # --local' in lines
     assert 'keypair = "primary"  # quick start' in lines
@@ -72,7 +76,7 @@ def test_faulty_settings_are_shown_before_their_faults(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(folder, "client.toml", f"{CLIENT}wrong = 1\n")
-    assert run_client_command(["--show-config", "-c", "client.toml"], unused) == 78
+    assert run_client_command(["--show-config", "-c", "client.toml"], unused, unexamined) == 78
     output = capsys.readouterr()
     assert "endpoints.web.wrong = 1  # client.toml:9" in output.out.splitlines()
     assert output.err == "client.toml:9: endpoints.web.wrong: unknown key\n"

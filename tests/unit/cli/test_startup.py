@@ -10,7 +10,7 @@ HEAVY = {"asyncio", "ssl", "cryptography", "aioquic", "h2", "uvloop", "tomli", "
 PROGRAM = """
 import sys
 from tunnel.cli.command import run_relay_command
-status = run_relay_command(sys.argv[1:], lambda settings: 1)
+status = run_relay_command(sys.argv[1:], lambda settings: 1, lambda settings, status: 1)
 print(*sorted(sys.modules))
 sys.exit(status)
 """
@@ -23,6 +23,7 @@ sys.exit(status)
         ("--help", "NAME"),
         ("status --help", "NAME"),
         ("keygen --help", "NAME"),
+        ("doctor --help", "NAME"),
     ],
 )
 def test_what_only_tells_needs_no_heavy_import(line: str, begin: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli.examined import unexamined
 from tests.unit.settings.documents import CLIENT, write
 from tunnel.cli.command import run_client_command, run_relay_command
 
@@ -22,11 +23,11 @@ def unused(_settings: object, **_options: object) -> int:
 
 
 def run_relay(*argv: str) -> int:
-    return run_relay_command(argv, unused)
+    return run_relay_command(argv, unused, unexamined)
 
 
 def run_client(*argv: str) -> int:
-    return run_client_command(argv, unused)
+    return run_client_command(argv, unused, unexamined)
 
 
 def test_init_writes_settings_that_load_and_never_overwrites(
