@@ -13,7 +13,8 @@ import pytest
 from tests.e2e.proxies import proxy
 from tests.e2e.targets import pages
 from tests.e2e.visitors import parse, read_all, request, tls
-from tests.e2e.world import ROOT, Client, Relay, World, free_port, new_world, program
+from tests.e2e.world import ROOT, Client, Relay, World, new_world, program
+from tests.ports import free_port
 from tunnel.client.doctor import examination
 from tunnel.settings.load import load_client
 

@@ -18,7 +18,8 @@ import pytest
 import trustme
 
 from tests.e2e.targets import pages
-from tests.e2e.world import ROOT, SUFFIX, Relay, World, free_port, new_world, program
+from tests.e2e.world import ROOT, SUFFIX, Relay, World, new_world, program
+from tests.ports import free_port
 from tests.system.conftest import Record
 from tests.system.names import HERE, asking, name_server
 from tests.system.network import RELAY_HOST, Path, inside, new_path
