@@ -1,5 +1,6 @@
 """The units of config/systemd on a Debian 12 under systemd: started, stopped, stuck, restarted."""
 
+import json
 import re
 import socket
 import threading
@@ -280,6 +281,24 @@ def test_several_clients_have_settings_and_state_of_their_own(machine: Container
     other = start_client(machine, SHOP, "clients/shop")
     assert one != other
     assert page(machine, one) == page(machine, other)
+    for settings, name in (("client", one), ("clients/shop", other)):  # each finds its own socket
+        told = machine.run("client.pyz", "status", "--json", "-c", f"/etc/tunnel/{settings}.toml")
+        assert [each["names"] for each in json.loads(told.stdout)["endpoints"]] == [[name]]
+
+
+def test_a_reload_moves_the_control_socket_that_it_is_asked_by(machine: Container) -> None:
+    configure_relay(machine)
+    machine.systemctl("start", RELAY)
+    good = machine.read("/etc/tunnel/relay.toml")
+    for name in ("first", "second"):
+        more = f'[admin]\nsocket = "/run/tunnel-relay/{name}.sock"\n'
+        machine.put("/etc/tunnel/relay.toml", good + more)
+        machine.systemctl("reload", RELAY)
+        told = machine.run("relay.pyz", "status", "--check", "-c", "/etc/tunnel/relay.toml")
+        assert told.stdout == "ready\n"
+    machine.put("/etc/tunnel/relay.toml", good)
+    machine.systemctl("reload", RELAY)
+    assert machine.run("ls", "/run/tunnel-relay").stdout == "admin.sock\n"
 
 
 def test_a_reload_brings_settings_into_force_or_fails_and_the_process_stays(
