@@ -21,7 +21,7 @@ from tests.e2e.world import ROOT, SUFFIX, Client, Relay, World, new_world, progr
 from tests.ports import free_port
 
 VERB_TIMEOUT = 0.25  # seconds that a verb may take, warm
-TRIES = 20
+TRIES = 10
 PRESENT = 'tunnel_client_visitors{endpoint="web"}'
 
 
@@ -50,6 +50,22 @@ class Setting:
             command, capture_output=True, text=True, check=False, env=environment, timeout=15
         )
 
+    def seconds(self, name: str, *words: str) -> float:
+        """Return how long a verb takes where both programs have a processor when they want one."""
+        part: Relay | Client = self.relay if name == "relay" else self.client
+        others = queued(part.process.popen.pid)
+        begun = time.monotonic()
+        with subprocess.Popen(
+            [*program(name), *words, "-c", str(self.settings(name))],
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ) as verb:
+            os.waitid(os.P_PID, verb.pid, os.WEXITED | os.WNOWAIT)
+            taken = time.monotonic() - begun
+            waited = queued(verb.pid) + queued(part.process.popen.pid) - others
+        assert verb.returncode == 0
+        return taken - waited
+
     def ask(self, name: str, *words: str) -> Any:
         """Return what a verb prints as JSON."""
         answer = self.run(name, *words, "--json")
@@ -70,6 +86,11 @@ class Setting:
         """Return the value of one sample."""
         lines = self.scrape(name)[1].splitlines()
         return float(next(line for line in lines if line.startswith(f"{sample} ")).split()[-1])
+
+
+def queued(pid: int) -> float:
+    """Return the seconds that a process was ready to run, but others did (proc(5), schedstat)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +219,8 @@ def test_nothing_can_be_done_over_tcp(setting: Setting, name: str) -> None:
 @pytest.mark.parametrize("words", [("status",), ("status", "--check"), ("cert", "list")])
 def test_a_verb_answers_at_once(setting: Setting, name: str, words: tuple[str, ...]) -> None:
     taken: list[float] = []
-    while min(taken, default=inf) > VERB_TIMEOUT and len(taken) < TRIES:  # on a busy machine
-        begun = time.monotonic()
-        assert setting.run(name, *words).returncode == 0
-        taken.append(time.monotonic() - begun)
+    while min(taken, default=inf) > VERB_TIMEOUT and len(taken) < TRIES:
+        taken.append(setting.seconds(name, *words))
     assert min(taken) <= VERB_TIMEOUT, taken
 
 

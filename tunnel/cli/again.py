@@ -9,7 +9,7 @@ from tunnel.cli.arguments import parse_client, parse_relay
 from tunnel.cli.sources import client_tree, relay_tree
 from tunnel.errors import SettingsError
 from tunnel.settings.load import read_client, read_relay
-from tunnel.settings.places import Found
+from tunnel.settings.places import Found, found
 from tunnel.settings.reader import Circumstances
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def relay_settings(argv: Sequence[str]) -> "Found[RelaySettings]":
     Raises SettingsError, OSError where a file cannot be read.
     """
     tree = relay_tree(_checked(parse_relay(argv)))
-    return Found(read_relay(tree, Circumstances(os.environ)), tree)
+    return found(read_relay(tree, Circumstances(os.environ)), tree)
 
 
 def client_settings(argv: Sequence[str]) -> "Found[ClientSettings]":
     """Return what the files and flags of a client's command line say now; raises likewise."""
     tree = client_tree(_checked(parse_client(argv)))
-    return Found(read_client(tree, Circumstances(os.environ)), tree)
+    return found(read_client(tree, Circumstances(os.environ)), tree)
 
 
 def _checked(arguments: Namespace) -> Namespace:

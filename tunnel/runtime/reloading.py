@@ -128,7 +128,7 @@ class Reloader(Generic[S]):
         """Raise SettingsError for what takes a restart."""
         if plan.restart_required:
             raise SettingsError([*found.restart_faults(plan.restart_required, self._fixed)])
-        self._fixed = found.fixed()
+        self._fixed = found.fixed
 
     async def _bring(self, found: Found[S]) -> ReloadPlan:
         """Bring settings into force and return what was different; raises as the daemon does."""

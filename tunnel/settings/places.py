@@ -20,19 +20,14 @@ NOTHING: Sources = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[S]):
-    """Settings with the tree that they were read from."""
+    """Settings with the tree that they were read from; `fixed` are the keys no reload can change.
+
+    Made by `found`, in the thread that reads: there may be ten thousand keys.
+    """
 
     settings: S
     tree: Table = field(repr=False)
-
-    def fixed(self) -> Sources:
-        """Return who had each key that no reload can change."""
-        live = LIVE[type(self.settings)]
-        return {
-            dotted(path): leaf.where.source
-            for path, leaf in leaves(self.tree)
-            if path not in live and _pattern(path) not in live
-        }
+    fixed: Sources
 
     def restart_faults(self, keys: Iterable[str], before: Sources) -> Iterator[str]:
         """Yield one ready line for each of these keys, which take a restart.
@@ -55,6 +50,17 @@ class Found(Generic[S]):
 
     def _written(self) -> dict[str, Leaf]:
         return {dotted(path): leaf for path, leaf in leaves(self.tree)}
+
+
+def found(settings: S, tree: Table) -> Found[S]:
+    """Return settings with the places of their keys."""
+    live = LIVE[type(settings)]
+    fixed = {
+        dotted(path): leaf.where.source
+        for path, leaf in leaves(tree)
+        if path not in live and _pattern(path) not in live
+    }
+    return Found(settings, tree, fixed)
 
 
 def _pattern(path: KeyPath) -> KeyPath:

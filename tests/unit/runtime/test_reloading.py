@@ -11,7 +11,7 @@ import pytest
 
 from tunnel.errors import ListenFailed, SettingsError
 from tunnel.runtime.reloading import Reloader
-from tunnel.settings.places import Found
+from tunnel.settings.places import Found, found
 from tunnel.settings.reload import ReloadOutcome, ReloadPlan, check_live, plan_reload
 from tunnel.settings.tree import KeyPath, Leaf, Table, Where, merge
 from tunnel.settings.values import ClientSettings, LogSettings
@@ -70,7 +70,7 @@ class Scene:
         self.readings += 1
         if isinstance(self.found, Exception):
             raise self.found
-        return Found(self.found, self.tree)
+        return found(self.found, self.tree)
 
     async def until(self, is_true: Callable[[], bool]) -> None:
         while not is_true():  # noqa: ASYNC110 - each reading is a thread's, and tells nobody
