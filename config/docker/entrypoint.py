@@ -1,6 +1,7 @@
+#!/usr/bin/env -S python3 -I
 """What a container starts: its environment, judged, and turned into one command line.
 
-Called as `entrypoint.py relay [ARGUMENT…]` or `entrypoint.py client [ARGUMENT…]`; see
+Called as `entrypoint relay [ARGUMENT…]` or `entrypoint client [ARGUMENT…]`; see
 docs/operations.md, "Containers". It knows variables, their flags and how plain values are written.
 What a value means is judged by the program itself, whose complaints come out with the variable in
 the place of the flag. Needs nothing but Python's own library, and no shell sees any value.
@@ -22,6 +23,7 @@ DATA = Path("/data")
 PROGRAMS = Path("/usr/local/bin")
 FAULTY = 78  # EX_CONFIG of sysexits.h, as both programs have it for settings
 USAGE = 2  # what a program says of flags, and of what they mean
+DOCTOR = "doctor"  # the one verb that takes what a start takes
 LIKENESS = 0.85  # of a name that is most likely a variable's, misspelt
 
 ON, OFF = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -191,10 +193,14 @@ def plan_start(
     """Return how to start `relay` or `client`; raises Faults.
 
     `arguments` are those of the container, `file` the settings in /data if there are any. A verb
-    and a question such as --help stand for themselves.
+    and a question such as --help stand for themselves; `doctor` is told all but how to log.
     """
     if _is_about_itself(arguments):
         return Start(list(arguments))
+    if arguments and arguments[0] == DOCTOR:
+        silent = {variable.name: "" for variable in LOGGING}
+        examined = plan_start(program, {**environment, **silent}, arguments[1:], file)
+        return Start([DOCTOR, *examined.arguments])
     given = {
         variable: value
         for variable in VARIABLES[program]
@@ -210,7 +216,7 @@ def plan_start(
 
 
 def _is_about_itself(arguments: Sequence[str]) -> bool:
-    is_verb = bool(arguments) and not arguments[0].startswith("-")
+    is_verb = bool(arguments) and not arguments[0].startswith("-") and arguments[0] != DOCTOR
     return is_verb or not {"-h", "--help", "--version"}.isdisjoint(arguments)
 
 

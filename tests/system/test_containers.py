@@ -92,7 +92,7 @@ def test_an_image_says_how_it_is_run(scene: Scene) -> None:
         assert (config["User"], config["StopSignal"]) == (f"{USER}:0", "SIGTERM")
         assert (config["WorkingDir"], list(config["Volumes"])) == ("/data", ["/data"])
         assert config["Healthcheck"]["Test"] == ["CMD", f"{program}.pyz", "status", "--check"]
-        assert config["Entrypoint"][-2:] == ["/opt/tunnel/entrypoint.py", program]
+        assert config["Entrypoint"] == ["entrypoint", program]
         assert container.run("id", "-u").stdout == f"{USER}\n"
         assert container.ask("--version").stdout.startswith(f"{program}.pyz ")
 
@@ -129,6 +129,8 @@ def _visited(
     dialled = scene.shown_by(client.start(**scene.dialling(relay.pin, target)))
     assert get(relay, dialled).status == 200
     assert client.health() == 0
+    examined = client.ask("doctor", **scene.dialling(relay.pin, target))
+    assert examined.returncode == 0, examined.stdout
     assert dialled.host.endswith(f".{SUFFIX}")
     seen = (relay.pin, dialled.host, dialled.certificates())
     assert (dialled.process.stop(), serving.stop()) == (0, 0)

@@ -179,6 +179,16 @@ def test_a_verb_or_a_question_stands_for_itself() -> None:
         assert client(*arguments, given={"POOL_SIZE": "many"}) == Start(arguments)
 
 
+def test_the_doctor_is_told_all_that_a_start_is_but_how_to_log() -> None:
+    start = client("doctor", "--json", PIN="sha256:1", LOG_LEVEL="warning", LOG_FORMAT="text")
+    told = parse_client(start.arguments)
+    assert (told.verb, told.json, told.server, told.pin) == ("doctor", True, ["r.test"], "sha256:1")
+    assert not start.is_from_variables
+    at_file = parse_relay(relay("doctor", file=FILE, given={}).arguments)
+    assert (at_file.verb, at_file.config) == ("doctor", FILE)
+    assert client("doctor", "--help", given={}).arguments == ["doctor", "--help"]
+
+
 def test_arguments_come_after_what_variables_say() -> None:
     assert relay("--open", "--check").arguments == ["--domain-suffix=t.test", "--open", "--check"]
 
