@@ -21,8 +21,8 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
-from tunnel.transport.quic.configuration import CONNECTION_ID_BYTES
 from tunnel.transport.quic.reset import RateLimit, reset_datagram, reset_token
+from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
 
 HARD_CAP = 4  # times `half_open`: above it not even a client that proved its address gets in
 VERSIONS = [int(QuicProtocolVersion.VERSION_1)]

@@ -158,6 +158,10 @@ class Engine(SizingConnection):
         builder: QuicPacketBuilder,
         space: QuicPacketSpace,  # noqa: ARG002 - aioquic's signature
     ) -> None:
+        for limit in self._connection_limits_due():
+            self._write_limit(builder, limit)
+
+    def _connection_limits_due(self) -> list[Limit]:
         """Grant connection credit as bytes arrive, stream count as streams end.
 
         Bytes behind a gap are held by the engine, where no reader and no parking lot sees them:
@@ -168,11 +172,11 @@ class Engine(SizingConnection):
         if owed * 4 >= self._configuration.max_data:
             credit.value += owed
         streams = self._local_max_streams_bidi
-        if credit.value != credit.sent:
-            self._write_limit(builder, credit)
+        due = [credit] if credit.value != credit.sent else []
         # Batched: only once the peer has fewer left than the frame would give it.
         if streams.sent - streams.used < streams.value - streams.sent:
-            self._write_limit(builder, streams)
+            due.append(streams)
+        return due
 
     def _write_limit(self, builder: QuicPacketBuilder, limit: Limit) -> None:
         buf = builder.start_frame(

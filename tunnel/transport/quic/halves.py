@@ -146,6 +146,19 @@ class Receiver(QuicStreamReceiver):
         self._ended = ended
         self._delivered = delivered
 
+    @property
+    def next_offset(self) -> int:
+        """The offset of the byte that could be delivered at once; -1 if some wait behind it."""
+        if self.is_finished or self._buffer or self._final_size is not None:
+            return -1
+        return self._buffer_start
+
+    def advance(self, size: int) -> None:
+        """Note that bytes from `next_offset` on were delivered by others."""
+        self._buffer_start += size
+        self.highest_offset = self._buffer_start
+        self._delivered(size)
+
     def handle_frame(self, frame: QuicStreamFrame) -> StreamDataReceived | None:
         """Return the event of bytes that became readable."""
         start = self._buffer_start
@@ -187,18 +200,32 @@ def sender_of(stream: QuicStream) -> Sender:
     return cast(Sender, stream.sender)
 
 
+def receiver_of(stream: QuicStream) -> Receiver:
+    """Return the receiving half of a stream that went through a StreamTable."""
+    return cast(Receiver, stream.receiver)
+
+
 class StreamTable(dict[int, QuicStream]):
     """aioquic's streams by id; a stream that enters gets our halves."""
 
-    def __init__(self, *, wake: Notice, ended: Notice, delivered: Notice, opened: Notice) -> None:
+    def __init__(
+        self,
+        sender_kind: type[Sender],
+        *,
+        wake: Notice,
+        ended: Notice,
+        delivered: Notice,
+        opened: Notice,
+    ) -> None:
         super().__init__()
+        self._sender_kind = sender_kind
         self._wake = wake
         self._ended = ended
         self._delivered = delivered
         self._opened = opened
 
     def __setitem__(self, stream_id: int, stream: QuicStream) -> None:
-        stream.sender = Sender(stream, self._wake, self._ended)
+        stream.sender = self._sender_kind(stream, self._wake, self._ended)
         stream.receiver = Receiver(stream, self._wake, self._ended, self._delivered)
         super().__setitem__(stream_id, stream)
         self._opened(stream_id)

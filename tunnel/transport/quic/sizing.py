@@ -32,10 +32,13 @@ class SizingConnection(WritingConnection):
         """Return what has to be sent now, with the address of each."""
         if self._handshake_confirmed and self._close_event is None:
             self._follow_path()
-        datagrams = super().datagrams_to_send(now)
+        datagrams = self._build_datagrams(now)
         if datagrams and self._may_probe():
             datagrams += self._probe(now)
         return datagrams
+
+    def _build_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
+        return super().datagrams_to_send(now)
 
     def _follow_path(self) -> None:
         """Begin anew on another path; shrink on one that has fallen silent."""

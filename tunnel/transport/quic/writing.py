@@ -16,7 +16,7 @@ from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 
 from tunnel.transport.options import CONTROL_RESERVE_BYTES
-from tunnel.transport.quic.halves import StreamTable, number_of, sender_of
+from tunnel.transport.quic.halves import Sender, StreamTable, number_of, sender_of
 
 CONTROL_STREAM = 1  # the first bidirectional stream that a QUIC server opens
 LEAST_ROOM_BYTES = 32  # a STREAM frame's header and a few bytes: below it, the next packet
@@ -64,6 +64,8 @@ class SendQueue:
 class WritingConnection(QuicConnection):
     """aioquic's connection with our choice of what each packet carries."""
 
+    sender_kind = Sender
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._sending = SendQueue()
@@ -73,6 +75,7 @@ class WritingConnection(QuicConnection):
         self._control_reserve = 0
         self._delivered = 0  # bytes of all streams that wait for no others any more
         self._streams = StreamTable(
+            self.sender_kind,
             wake=self._sending.add,
             ended=self._note_ended,
             delivered=self._note_delivered,
