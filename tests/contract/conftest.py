@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import pytest
@@ -45,7 +46,16 @@ async def memory_ends(
     relay.close()
 
 
-PAIRS: dict[str, Pair] = {"memory": memory_ends, "quic": quic_pair, "http2": http2_pair}
+PAIRS: dict[str, Pair] = {
+    "memory": memory_ends,
+    "http2": http2_pair,
+    "quic": quic_pair,
+    "quic stock": partial(quic_pair, engines=("stock", "stock")),
+    "quic fast to stock": partial(quic_pair, engines=("fast", "stock")),
+    "quic stock to fast": partial(quic_pair, engines=("stock", "fast")),
+}
+MIXED = [name for name in PAIRS if " to " in name]  # what each engine does is seen without them
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] * (name in MIXED)) for name in PAIRS]
 
 
 @pytest.fixture(params=LOOPS)
@@ -70,13 +80,13 @@ def run(request: pytest.FixtureRequest) -> Run[Any]:
     return runner
 
 
-@pytest.fixture(params=PAIRS)
+@pytest.fixture(params=PARAMS)
 def pair(request: pytest.FixtureRequest) -> Pair:
     """The multiplexing transports."""
     return PAIRS[request.param]
 
 
-@pytest.fixture(params=[*PAIRS, "tcp", "direct"])
+@pytest.fixture(params=[*PARAMS, "tcp", "direct"])
 def link(request: pytest.FixtureRequest) -> Link:
     """All transports, as a source of pairs of streams: the opener's end and the other."""
     sockets: dict[str, Link] = {"tcp": tcp_link, "direct": direct_link}

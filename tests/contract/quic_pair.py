@@ -4,6 +4,7 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from tunnel.errors import Code
 from tunnel.stream import Address, Connection
@@ -17,17 +18,27 @@ from tunnel.transport.quic.listener import listen
 RELAY_NAME = "relay.test"
 
 
+def with_engine(options: TransportOptions | None, engine: str | None) -> TransportOptions:
+    """Return options that ask for an engine; None leaves it to the default."""
+    options = options or TransportOptions()
+    return replace(options, quic=replace(options.quic, engine=engine or options.quic.engine))
+
+
 @asynccontextmanager
 async def quic_pair(
-    options_relay: TransportOptions | None = None, options_client: TransportOptions | None = None
+    options_relay: TransportOptions | None = None,
+    options_client: TransportOptions | None = None,
+    engines: tuple[str | None, str | None] = (None, None),
 ) -> AsyncIterator[tuple[Connection, Connection]]:
     """Yield (relay side, client side), both verified; both are closed afterwards."""
     certificate = self_signed([RELAY_NAME], now=datetime.datetime.now(datetime.UTC))
     listener = await listen(
-        Address("127.0.0.1", 0), CertificateSlot(certificate), options_relay or TransportOptions()
+        Address("127.0.0.1", 0),
+        CertificateSlot(certificate),
+        with_engine(options_relay, engines[0]),
     )
     trust = Trust(RELAY_NAME, pin=certificate.pin)
-    client = await dial(listener.address, trust, options_client or TransportOptions())
+    client = await dial(listener.address, trust, with_engine(options_client, engines[1]))
     try:
         async with asyncio.timeout(5):
             relay = await listener.accept()

@@ -2,5 +2,5 @@
 
 Only this room imports aioquic. `engine` and what it is built from (`halves`, `writing`, `sizing`,
 `configuration`) know the protocol and no socket; `endpoint` knows sockets and no protocol;
-`connection` and `stream` join the two. Another engine takes the place of `engine`.
+`connection` and `stream` join the two. `fast` is the engine with its hot path written anew.
 """

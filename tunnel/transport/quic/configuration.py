@@ -1,6 +1,7 @@
-"""What aioquic is told: the one place where our options become its configuration."""
+"""Which engine runs and what aioquic is told: the one place where our options become its own."""
 
 import ssl
+from collections.abc import Mapping
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicProtocolVersion
@@ -8,10 +9,18 @@ from aioquic.quic.packet import QuicProtocolVersion
 from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import Certificate
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
+from tunnel.transport.quic.engine import Engine
+from tunnel.transport.quic.fast.engine import FastEngine
+from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
 
-CONNECTION_ID_BYTES = 8
+ENGINES: Mapping[str, type[Engine]] = {"fast": FastEngine, "stock": Engine}
 DATAGRAM_BYTES = 1350  # UDP payload that most paths carry: tried once the handshake is over
 IDLE_TIMEOUT = 90.0  # the heartbeat above is the judge; this only clears away what it cannot reach
+
+
+def engine_kind(options: TransportOptions) -> type[Engine]:
+    """Return the engine of new connections; the far end may have the other one."""
+    return ENGINES[options.quic.engine]
 
 
 def _shared_by_roles(options: TransportOptions, *, is_client: bool) -> QuicConfiguration:

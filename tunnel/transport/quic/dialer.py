@@ -12,11 +12,10 @@ from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.stream import Address, Binding
 from tunnel.tls.contexts import Trust, check_pin
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
-from tunnel.transport.quic.configuration import client_configuration
+from tunnel.transport.quic.configuration import client_configuration, engine_kind
 from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.endings import failed_by
 from tunnel.transport.quic.endpoint import Burst, Endpoint, enlarge_buffers
-from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.verification import RelayVerifier
 
 
@@ -50,7 +49,7 @@ class Dial:
         verifier: RelayVerifier,
         options: TransportOptions,
     ) -> None:
-        engine = Engine(client_configuration(trust, options))
+        engine = engine_kind(options)(client_configuration(trust, options))
         self._trust = trust
         self._verifier = verifier
         self._endpoint = Endpoint(sock, self._receive, self._network_failed)

@@ -12,11 +12,10 @@ from tunnel.errors import Code, ConnectionLost
 from tunnel.stream import Address, Binding, Connection
 from tunnel.tls.slots import Certificate, CertificateSlot
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
-from tunnel.transport.quic.configuration import relay_configuration
+from tunnel.transport.quic.configuration import engine_kind, relay_configuration
 from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.doorkeeper import Admission, Doorkeeper, by_destination, destination_of
 from tunnel.transport.quic.endpoint import Burst, Endpoint, enlarge_buffers
-from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.routes import Routes
 from tunnel.transport.waiting import Queue
 
@@ -135,7 +134,7 @@ class TunnelListener:
 
     def _begin(self, admission: Admission, client_chosen: bytes) -> TunnelConnection:
         certificate = self._slot.current
-        engine = Engine(
+        engine = engine_kind(self._options)(
             self._configuration(certificate),
             self._reset_key,
             admission.original_id,

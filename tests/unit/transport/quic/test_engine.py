@@ -17,6 +17,8 @@ from tunnel.transport.quic import engine as engine_module
 from tunnel.transport.quic.engine import Engine, StreamOpened
 from tunnel.transport.quic.writing import CONTROL_STREAM
 
+pytestmark = pytest.mark.usefixtures("engines")
+
 
 def read_all(wire: Wire, engine: Engine, stream_id: int, window: int) -> None:
     """Grant credit for everything that has arrived on a stream."""
@@ -109,7 +111,7 @@ def test_a_stalled_stream_resumes_when_it_is_read_though_packets_are_lost() -> N
 def test_the_last_connection_credit_is_kept_for_the_control_stream() -> None:
     window = 256 * KIB
     wire = Wire(flow=FlowSettings(stream_window=MIB, connection_window=window))
-    wire.client._write_connection_limits = lambda **_: None  # type: ignore[method-assign]  # grants no credit
+    wire.client._connection_limits_due = list  # type: ignore[method-assign]  # grants none
     control, other = wire.relay.open_stream(), wire.relay.open_stream()
     wire.relay.write(other, b"x" * MIB)
     wire.run(2)

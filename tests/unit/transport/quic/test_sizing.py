@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from tests.unit.transport.quic.wire import Wire
 from tunnel.transport.quic.configuration import DATAGRAM_BYTES
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.sizing import PROBES_MAX, SAFE_BYTES
+
+pytestmark = pytest.mark.usefixtures("engines")
 
 
 @dataclass

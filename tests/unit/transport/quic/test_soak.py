@@ -1,0 +1,28 @@
+"""Bad networks: what `soak` does, a little of it."""
+
+from itertools import product
+
+import pytest
+
+from tests.unit.transport.quic.soak import LOSSES, PAIRS, Plan, Soak
+
+FEW = [(pair, "cubic", seed) for pair in PAIRS for seed in range(2)]
+MANY = list(product(PAIRS, ("reno", "cubic"), range(len(LOSSES), 20)))
+
+
+@pytest.mark.parametrize(("engines", "congestion", "seed"), FEW)
+def test_everything_arrives_over_a_bad_network(
+    engines: tuple[str, str], congestion: str, seed: int
+) -> None:
+    # Of the five losses, every one is met: 0 to 10 %.
+    index = PAIRS.index(engines) * 2 + seed
+    Soak(Plan(index, engines, congestion, streams=30)).run()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("engines", "congestion", "seed"), MANY)
+def test_everything_arrives_over_many_bad_networks(
+    engines: tuple[str, str], congestion: str, seed: int
+) -> None:
+    Soak(Plan(seed, engines, congestion)).run()
