@@ -30,7 +30,7 @@ class FlowSettings:
 class QuicSettings:
     """Which QUIC engine runs and which congestion control it uses."""
 
-    engine: str = "stock"
+    engine: str = "fast"  # fast | stock
     congestion: str = "cubic"  # cubic | reno
 
 

@@ -74,7 +74,10 @@ APPENDED = [
         "[flow]\nstream_window = 1024",
         "9: flow.stream_window: 1KiB is out of range (expected 16KiB to 2147483647B)",
     ),
-    ('[quic]\nengine = "fast"', "9: quic.engine: not built yet: the fast QUIC engine"),
+    (
+        '[quic]\nengine = "rust"',
+        '9: quic.engine: "rust" is not known here (expected one of "fast", "stock")',
+    ),
     ('[quic]\ncongestion = "bbr"', "9: quic.congestion: not built yet: BBR congestion control"),
     (
         '[quic]\ncongestion = "vegas"',

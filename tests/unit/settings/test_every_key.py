@@ -187,8 +187,6 @@ def test_each_of_these_tests_exists(place: str) -> None:
     ("load", "text"),
     [
         (relay, "[relay]\nworkers = 2"),
-        (relay, '[quic]\nengine = "fast"'),
-        (client, '[quic]\nengine = "fast"'),
         (client, '[client]\ndirect = "auto"'),
         (client, '[client]\ndirect = "on"'),
     ],
