@@ -106,7 +106,7 @@ DEMO = "./scripts/demo"
 DEMO_ACME = "./scripts/demo --acme"
 SCRIPTS: dict[str, list[str]] = {
     "./scripts/build": [],
-    "./scripts/bench": ["--rounds", "1", "--idle", "3"],
+    "./scripts/bench": ["--rounds", "1", "--seconds", "0.3", "ours-quic"],
     "./scripts/fuzz": ["5"],
 }
 

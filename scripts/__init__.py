@@ -1,0 +1,1 @@
+"""What is run on this tree by hand: see the scripts of the same folder."""

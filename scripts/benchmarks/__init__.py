@@ -1,0 +1,1 @@
+"""What `scripts/bench` measures: contenders, a target behind them, visitors before them."""

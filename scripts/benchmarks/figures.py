@@ -1,0 +1,68 @@
+"""One round's figures of one contender."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from scripts.benchmarks.contenders import Contender
+from tests.e2e.world import ROOT, Process
+
+Row = dict[str, float]
+MIB = 1 << 20
+COMING = 16  # visitors at a time, each of whom comes again and again
+
+
+def visit(contender: Contender, way: str, what: str, count: int, seconds: float) -> Row:
+    """Let visitors do something; returns what they measured."""
+    command = [
+        *(sys.executable, "-m", "scripts.benchmarks.visitors", way, str(contender.port)),
+        *(contender.host, what, str(count), str(seconds)),
+    ]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
+    if ran.returncode:
+        raise SystemExit(f"bench: {contender.name}: {what}: {ran.stderr.decode()}")
+    row: Row = json.loads(ran.stdout)
+    return row
+
+
+@contextmanager
+def cpu_of(contender: Contender) -> Iterator[Callable[[], Row]]:
+    """Yield a function that returns the CPU seconds of relay and client since."""
+    ends = {"relay": contender.relay, "client": contender.client}
+    running: dict[str, Process] = {role: end for role, end in ends.items() if end is not None}
+    before = {role: process.cpu_seconds() for role, process in running.items()}
+    yield lambda: {role: process.cpu_seconds() - before[role] for role, process in running.items()}
+
+
+def measure(contender: Contender, seconds: float) -> Row:
+    """Return all figures of one round."""
+    row: Row = {}
+    for what, label in (("get", "down"), ("put", "up")):
+        for count in (1, 4):
+            row |= bulk(contender, what, f"{label} {count}", count, seconds)
+    row |= arrivals(contender, seconds)
+    for count in (1, 32):
+        seen = visit(contender, contender.way, "echo", count, seconds)
+        row |= {f"keep-alive {count}, {key}": seen[key] for key in ("p50 ms", "p99 ms")}
+    row["relay RSS MiB"] = contender.relay.rss_bytes() / MIB
+    return row
+
+
+def bulk(contender: Contender, what: str, label: str, count: int, seconds: float) -> Row:
+    """Return throughput, and CPU-seconds per GiB at both ends."""
+    with cpu_of(contender) as used:
+        seen = visit(contender, contender.way, what, count, seconds)
+        spent = used()
+    costs = {f"{label}, {role} CPU-s/GiB": cpu / seen["MiB"] * 1024 for role, cpu in spent.items()}
+    return {f"{label}, MiB/s": seen["MiB/s"], **costs}
+
+
+def arrivals(contender: Contender, seconds: float) -> Row:
+    """Return how many TLS visitors come in a second, and what each costs in ms of CPU."""
+    with cpu_of(contender) as used:
+        seen = visit(contender, "tls", "come", COMING, seconds)
+        spent = used()
+    costs = {f"new visitor, {role} ms": cpu / seen["visitors"] * 1e3 for role, cpu in spent.items()}
+    return {"new visitors/s": seen["visitors/s"], **costs}

@@ -1,0 +1,57 @@
+"""What those cost who do nothing: clients in the relay's memory, streams in a neighbour's speed."""
+
+import sys
+import time
+from contextlib import ExitStack
+
+from scripts.benchmarks.contenders import Bench, Contender, ours, start
+from scripts.benchmarks.figures import MIB, Row, bulk
+from scripts.benchmarks.visitors import MESSAGE, Way, read_message
+from tests.e2e.world import Process
+
+SETTLING = 2.0  # seconds
+SECONDS = 2.0  # of each measurement
+
+
+def measure(bench: Bench, count: int, rounds: int) -> dict[str, list[Row]]:
+    """Return the memory of idle clients, and what idle streams take of QUIC's throughput."""
+    rows = {"idle clients": [clients(bench, count)], "idle streams": []}
+    contender = start(bench, ours("quic", ends_tls=False))
+    for number in range(rounds):
+        rows["idle streams"].append(streams(contender, count))
+        sys.stderr.write(f"round {number + 1} of {rounds}\n")
+    return rows
+
+
+def clients(bench: Bench, count: int) -> Row:
+    """Return the relay's memory without clients, and what each idle QUIC client adds."""
+    relay = bench.world.relay("idle-relay", extra="[limits]\nhalf_open = 1000\n")
+    time.sleep(SETTLING)
+    alone = relay.process.rss_bytes()
+    command = [
+        *(sys.executable, "-m", "tests.e2e.crowd", str(count)),
+        *(str(relay.agents_port), relay.pin, f"127.0.0.1:{bench.target}"),
+    ]
+    crowd = Process(command, bench.world.folder, "crowd")
+    bench.world.processes.append(crowd)
+    crowd.wait_for(f"serving {count}\n", timeout=120)
+    time.sleep(SETTLING)
+    each = (relay.process.rss_bytes() - alone) / count
+    crowd.stop()
+    return {"relay RSS MiB": alone / MIB, "relay KiB per idle client": each / 1024}
+
+
+def streams(contender: Contender, count: int) -> Row:
+    """Return the throughput of one visitor without and beside idle ones, in turn."""
+    alone = bulk(contender, "get", "alone", 1, SECONDS)["alone, MiB/s"]
+    way = Way.of(contender.way, contender.port, contender.host)
+    with ExitStack() as stack:
+        for _ in range(min(count, 900)):  # QUIC has 1000 streams, other visitors take some
+            visitor = stack.enter_context(way.connect(MESSAGE))
+            read_message(visitor)
+        beside = bulk(contender, "get", "beside", 1, SECONDS)["beside, MiB/s"]
+    return {
+        "alone MiB/s": alone,
+        "beside idle MiB/s": beside,
+        "change %": (beside / alone - 1) * 100,
+    }

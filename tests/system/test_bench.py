@@ -1,0 +1,65 @@
+"""The benchmark measures what it says: few rounds of it, judged by their shape."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.world import ROOT
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+def bench(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Return what one round has stored."""
+    stored = folder / "bench.json"
+    command = [sys.executable, "-m", "scripts.benchmark", *arguments]
+    environment = {**os.environ, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
+    ran = subprocess.run(
+        [*command, "--rounds", "1", "--json", str(stored)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result: dict[str, Any] = json.loads(stored.read_text())
+    assert result["machine"]["command"].startswith("scripts/bench ")
+    return result
+
+
+def test_a_round_has_every_figure_of_each_contender(tmp_path: Path) -> None:
+    result = bench(tmp_path, "--seconds", "0.3", "ours-h2", "ours-h2-tls")
+    for name in ("ours-h2", "ours-h2-tls"):
+        (row,) = result["rounds"][name]
+        assert row == result["medians"][name]
+        assert row["down 1, MiB/s"] > 1
+        assert row["up 4, relay CPU-s/GiB"] > 0
+        assert 0 < row["keep-alive 1, p50 ms"] <= row["keep-alive 1, p99 ms"]
+        assert row["new visitors/s"] > 1
+        assert row["new visitor, client ms"] > 0
+    assert result["medians"]["start"]["--version s"] > 0
+
+
+def test_idle_clients_and_streams_are_weighed(tmp_path: Path) -> None:
+    medians = bench(tmp_path, "--idle", "3")["medians"]
+    assert medians["idle clients"]["relay KiB per idle client"] > 0
+    assert medians["idle streams"]["beside idle MiB/s"] > 0
+
+
+def test_losses_are_those_of_the_path(tmp_path: Path) -> None:
+    row = bench(tmp_path, "--loss", "0,1", "ours-h2")["medians"]["ours-h2"]
+    assert row["loss 0 %, MiB/s"] > row["loss 1 %, MiB/s"] > 0
+    assert row["loss 0 %, p50 ms"] > 40
+
+
+def test_a_contender_that_nobody_knows_is_said_to_be_one() -> None:
+    command = [sys.executable, "-m", "scripts.benchmark", "ours-pigeon"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "bench: 'ours-pigeon' is not known, or not on PATH\n"
