@@ -24,7 +24,10 @@ from tests.e2e.visitors import tls
 from tests.e2e.world import Client, Process, Relay, World
 
 KIB, MIB = 1 << 10, 1 << 20
-ONE_CONNECTION = {"quic": 'transport = "quic"', "h2": 'transport = "h2"\npool_size = 1'}
+ONE_CONNECTION = {  # on which streams are parked: direct connections have none in common
+    "quic": 'transport = "quic"\ndirect = "off"',
+    "h2": 'transport = "h2"\npool_size = 1\ndirect = "off"',
+}
 STALLED = 64
 STALLED_MAX_BYTES = 256 * KIB + 256 * KIB  # of each: stream_window and what is on its way
 HOLD_TIME = 15.0  # seconds

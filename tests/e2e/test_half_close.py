@@ -1,7 +1,8 @@
 """How each end of a tunnelled connection learns that the other has ended (docs/protocol.md §5).
 
-Every test runs over both transports, in both directions, with the visitor's TLS ended at the client
-and passed through to the target: `near` is the end that something happens at, `far` the other one.
+Every test runs over both transports and over direct connections, in both directions, with the
+visitor's TLS ended at the client and passed through to the target: `near` is the end that something
+happens at, `far` the other one.
 """
 
 import socket
@@ -20,7 +21,7 @@ import trustme
 from tests.e2e.ends import Ending, PlainEnd, TlsEnd
 from tests.e2e.targets import pattern
 from tests.e2e.visitors import TIMEOUT, tcp
-from tests.e2e.world import TRANSPORTS, Client, Relay, new_world
+from tests.e2e.world import WAYS, Client, Relay, new_world
 
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
 
@@ -74,12 +75,12 @@ class Passage:
 
 
 @pytest.fixture(
-    scope="module", params=list(product(TRANSPORTS, (ENDED, PASSED))), ids="-".join, autouse=True
+    scope="module", params=list(product(WAYS, (ENDED, PASSED))), ids="-".join, autouse=True
 )
 def passage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Passage]:
-    transport, certificate = request.param
+    way, certificate = request.param
     folder = tmp_path_factory.mktemp("passage")
     with new_world(folder) as world, socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(TIMEOUT)
@@ -88,11 +89,14 @@ def passage(
         client = world.client(
             relay,
             target=target,
-            options=f'transport = "{transport}"',
+            options=WAYS[way],
             endpoint=f'certificate = "{certificate}"',
             extra=FLOW,
         )
         yield Passage(relay, client, certificate, listener, trustme.CA())
+        visitors = world.ask("relay", "status", "-c", str(relay.settings))["visitors"]
+        is_direct = visitors["direct"]["total"] == visitors["total"] > 0
+        assert is_direct if way == "direct" else not visitors["direct"]["total"]
         world.report()
 
 

@@ -2,7 +2,8 @@
 
 A test asks for a `World`, starts what it needs, and everything is gone when it ends. Processes run
 the zipapps of dist/; with TUNNEL_FROM_SOURCE=1 they run the package of this tree instead, which
-saves the build while writing tests.
+saves the build while writing tests. Clients keep no direct connections unless a test says so; with
+TUNNEL_DIRECT=1 all of them do.
 """
 
 import json
@@ -24,6 +25,11 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
 TRANSPORTS = ("quic", "h2")
+WAYS = {  # by which visitors come: keys of [client]
+    "quic": 'transport = "quic"',
+    "h2": 'transport = "h2"',
+    "direct": 'transport = "quic"\ndirect = "on"',
+}
 OPEN = "Client: client.pyz"  # what a relay prints once it listens
 START_TIMEOUT = 20.0  # seconds; a first start also unpacks the zipapp
 
@@ -202,6 +208,7 @@ class World:
         settings.write_text(
             f'[relay]\nname = "{name}"\nstate_dir = "{name}-state"\n'
             f'[listeners.agents]\nkind = "agents"\nlisten = ["{self.agents_host}:{agents}"]\n'
+            f'transports = ["quic", "h2", "direct"]\n'
             f'[listeners.public]\nkind = "public"\nlisten = ["127.0.0.1:{public}"]\n'
             f'[suffixes."{SUFFIX}"]\npublic_port = {public}\n{suffix}\n{extra}\n'
         )
@@ -230,6 +237,8 @@ class World:
             for relay in relays
         )
         settings = self.folder / f"{name}.toml"
+        if "direct" not in options:
+            options += f'\ndirect = "{"on" if os.environ.get("TUNNEL_DIRECT") else "off"}"'
         settings.write_text(
             f'[client]\nstate_dir = "{name}-state"\n{options}\n{servers}'
             f'[keypairs.primary]\nfile = "{name}.key"\n'

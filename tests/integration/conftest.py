@@ -13,18 +13,23 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 DEADLINE = 15.0  # seconds for one test
 
 
-def runner(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Run:
+def runner(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+    deadline: float = DEADLINE,
+    *,
+    debug: bool = True,
+) -> Run:
     """Return what runs a test on one kind of loop; an error that nobody handled fails it."""
     faults: list[str] = []
 
     async def watched(body: Coroutine[Any, Any, None]) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: faults.append(repr(context)))
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(deadline):
             await body
 
     def run(body: Coroutine[Any, Any, None]) -> None:
-        with asyncio.Runner(debug=True, loop_factory=loop_factory) as loop:
+        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as loop:
             loop.run(watched(body))
         assert faults == []
 
@@ -41,6 +46,12 @@ def run_on_each(request: pytest.FixtureRequest) -> Run:
 def run() -> Run:
     """Run a coroutine on the loop that the relay itself prefers."""
     return runner(uvloop.new_event_loop)
+
+
+@pytest.fixture
+def run_for_long() -> Run:
+    """Run a coroutine that has thousands of things to do, each of which debug mode would note."""
+    return runner(uvloop.new_event_loop, deadline=100.0, debug=False)
 
 
 @pytest.fixture(params=["quic", "h2"])

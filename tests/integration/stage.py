@@ -63,6 +63,7 @@ class Stage:
     stop: asyncio.Event
     over: asyncio.Event = field(default_factory=asyncio.Event)  # the relay has ended
     clients: list[ScriptedClient] = field(default_factory=list)
+    relay: Relay = field(init=False)
 
     def address(self, kind: str = "public") -> Address:
         """Return where the listener of a kind listens."""
@@ -118,6 +119,7 @@ async def on_stage(
     relay = Relay(settings, admission=admission, on_open=opened.set_result, inherited=inherited)
     async with asyncio.TaskGroup() as group:
         stage = Stage(settings, b"", asyncio.Event())
+        stage.relay = relay
 
         async def run() -> None:
             await relay.run(stage.stop)

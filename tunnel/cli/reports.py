@@ -63,10 +63,13 @@ def _relay(status: Members, *, coloured: bool) -> Iterator[str]:
 
 def _visitors(visitors: Members) -> str:
     reasons = ", ".join(f"{word} {count}" for word, count in visitors["turned_away"].items())
+    direct = visitors["direct"]
     return (
         f"visitors: {visitors['open']} now, {visitors['total']} in all, "
         f"{size(visitors['received'])} received, {size(visitors['sent'])} sent, "
         f"{size(visitors['parked'])} held for slow readers\n"
+        f"direct connections: {direct['open']} now, {direct['total']} in all, "
+        f"{direct['spares']} waiting\n"
         f"turned away: {reasons or 'nobody'}\n"
     )
 
@@ -226,6 +229,7 @@ _WAYS: Columns = {
     "rtt": lambda row: _milliseconds(row["round_trip"]),
     "next try": _next_try,
     "why": lambda row: row["reason"],
+    "direct": lambda row: f"{row['direct']['state']}: {row['direct']['reason']}",
     "last error": lambda row: row["last_error"],
 }
 _CERTIFICATES: Columns = {

@@ -139,6 +139,16 @@ def guarded(sink: Sink | None) -> Sink:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectState:
+    """Whether visitors may come on direct connections of their own, and why."""
+
+    state: str  # on | off
+    reason: str
+    spares: int = 0  # that wait for visitors now
+    visitors: int = 0  # that came so
+
+
+@dataclass(frozen=True, slots=True)
 class ServerState:
     """How one endpoint stands with one relay; `retry_in` is in seconds, None if nothing is due."""
 
@@ -152,6 +162,7 @@ class ServerState:
     retry_in: float | None
     round_trip: float | None = None  # seconds, of the last ping that was answered
     probe_in: float | None = None  # seconds until the preferred transport is tried again
+    direct: DirectState = DirectState("off", "nothing registered")
 
 
 @dataclass(frozen=True, slots=True)

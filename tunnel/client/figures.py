@@ -1,12 +1,12 @@
 """A client's figures for Prometheus, read from its state when somebody asks."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tunnel import __version__
 from tunnel.admin.families import Family, counters, gauge, gauges
 from tunnel.client.counts import Chronicle
-from tunnel.client.events import EndpointState
+from tunnel.client.events import EndpointState, ServerState
 
 Endpoints = tuple[EndpointState, ...]
 
@@ -26,6 +26,7 @@ def families_of(
         "tunnel_client_ready", "1 while a relay serves any name and nothing drains.", is_ready
     )
     yield from _of_servers(endpoints, chronicle)
+    yield from _of_direct(endpoints)
     yield from _of_visitors(endpoints)
     yield from _of_certificates(endpoints, chronicle)
 
@@ -33,14 +34,11 @@ def families_of(
 def _of_servers(endpoints: Endpoints, chronicle: Chronicle) -> Iterator[Family]:
     connections: Counter[tuple[str, ...]] = Counter()
     names: Counter[tuple[str, ...]] = Counter()
-    counted: set[tuple[str, str]] = set()
     for endpoint in endpoints:
         for way in endpoint.servers:
             names[(way.server,)] += len(way.names)
-            session = (way.server, endpoint.fingerprint)  # endpoints of one key share it
-            if session not in counted:
-                counted.add(session)
-                connections[way.server, way.transport or "none"] += way.connections
+    for way in _sessions(endpoints):
+        connections[way.server, way.transport or "none"] += way.connections
     yield gauges(
         "tunnel_client_connections",
         "Registered connections, by server and by the transport in use.",
@@ -77,6 +75,35 @@ def _of_servers(endpoints: Endpoints, chronicle: Chronicle) -> Iterator[Family]:
         ("server", "code"),
         chronicle.refused,
     )
+
+
+def _of_direct(endpoints: Endpoints) -> Iterator[Family]:
+    spares: Counter[tuple[str, ...]] = Counter()
+    visits: Counter[tuple[str, ...]] = Counter()
+    for way in _sessions(endpoints):
+        spares[(way.server,)] += way.direct.spares
+        visits[(way.server,)] += way.direct.visitors
+    yield gauges(
+        "tunnel_client_direct_spares",
+        "Direct connections that wait for visitors, by server.",
+        ("server",),
+        spares,
+    )
+    yield counters(
+        "tunnel_client_direct_visits",
+        "Visitors who came on direct connections, by server.",
+        ("server",),
+        visits,
+    )
+
+
+def _sessions(endpoints: Endpoints) -> Iterable[ServerState]:
+    """Return each session once: endpoints of one key share it."""
+    return {
+        (way.server, endpoint.fingerprint): way
+        for endpoint in endpoints
+        for way in endpoint.servers
+    }.values()
 
 
 def _of_visitors(endpoints: Endpoints) -> Iterator[Family]:

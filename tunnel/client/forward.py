@@ -20,6 +20,8 @@ from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
 from tunnel.stream import Address, Prefixed, Stream, send_last, splice
 from tunnel.tls.terminate import TlsStream, terminate
 from tunnel.transport import tcp
+from tunnel.transport.direct import stream as direct
+from tunnel.transport.direct.stream import DirectStream
 
 HEADER_TIMEOUT = 5.0  # seconds
 HANDSHAKE_TIMEOUT = 10.0  # for a visitor's TLS: two round trips of the slowest path
@@ -65,7 +67,17 @@ class Forwarder:
         finally:
             stream.abort()
 
-    async def _route(self, stream: Prefixed, header: StreamHeader) -> None:
+    async def forward_direct(self, stream: DirectStream, header: StreamHeader) -> None:
+        """Carry a visitor who has a connection to itself, whose header was read and unsealed."""
+        try:
+            if header.kind is not StreamKind.VISITOR:
+                # Whoever could copy a prelude would else answer an authority.
+                raise RemoteProtocolError("a validation on a direct connection")
+            await self._route(stream, header)
+        finally:
+            stream.abort()
+
+    async def _route(self, stream: Stream, header: StreamHeader) -> None:
         endpoint = self._endpoints.get(header.name)
         if endpoint is None:
             stream.abort(Code.NOT_SERVING)
@@ -74,7 +86,7 @@ class Forwarder:
         else:
             await self._receive(stream, header, endpoint)
 
-    async def _validate(self, stream: Prefixed, header: StreamHeader) -> None:
+    async def _validate(self, stream: Stream, header: StreamHeader) -> None:
         """Answer a validation that is expected; who may visit has no say in it."""
         challenge = self._challenges.get(header.name)
         if challenge is None or challenge.pending.context is None:
@@ -90,7 +102,7 @@ class Forwarder:
         tell = log.info if challenge.answers <= ANSWERS_TOLD else log.debug
         tell("answered a validation", **fields)
 
-    async def _receive(self, stream: Prefixed, header: StreamHeader, endpoint: Endpoint) -> None:
+    async def _receive(self, stream: Stream, header: StreamHeader, endpoint: Endpoint) -> None:
         peer = Address(*header.peer)
         fields = {"endpoint": endpoint.name, "name": header.name, "peer": peer, "id": header.id}
         if not endpoint.admits(peer.host):
@@ -108,13 +120,13 @@ class Forwarder:
         except (StreamReset, RemoteProtocolError) as error:
             log.debug("visitor ended", cause=error, **fields)
 
-    async def _serve(self, stream: Prefixed, header: StreamHeader, endpoint: Endpoint) -> None:
+    async def _serve(self, stream: Stream, header: StreamHeader, endpoint: Endpoint) -> None:
         context = endpoint.context(header.name)
         near: Stream | TlsStream = stream
         if context is not None:
             near = await terminate(stream, context, handshake_timeout=HANDSHAKE_TIMEOUT)
         try:
-            target = await self._reach(endpoint)
+            target = await self._reach(endpoint, like=stream)
         except DialFailed as failure:
             endpoint.visits.target_failures += 1
             log.debug("target did not answer", endpoint=endpoint.name, cause=failure)
@@ -132,15 +144,20 @@ class Forwarder:
                 async with asyncio.timeout(self._linger_timeout):
                     await near.peer_parted()
 
-    async def _reach(self, endpoint: Endpoint) -> tcp.TcpStream:
+    async def _reach(self, endpoint: Endpoint, like: Stream) -> Stream:
+        """Connect to the target, with a socket that can be joined with the visitor's if it is one.
+
+        Raises DialFailed.
+        """
         target = endpoint.settings.target
         where = target.address or target.path
         if where is None:
             raise DialFailed(f"{endpoint.name} has no target")
-        return await tcp.connect(where, TARGET_TIMEOUT)
+        connect = direct.connect if isinstance(like, DirectStream) else tcp.connect
+        return await connect(where, TARGET_TIMEOUT)
 
 
-async def _turn_away(stream: Prefixed, code: Code) -> None:
+async def _turn_away(stream: Stream, code: Code) -> None:
     """Answer a ClientHello with an alert: the relay would have none for this code."""
     with suppress(StreamReset):
         await send_last(

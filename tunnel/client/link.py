@@ -45,7 +45,7 @@ from tunnel.protocol.messages import (
 from tunnel.protocol.registration import ClientRegistration, FromRelay
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
-from tunnel.stream import Connection
+from tunnel.stream import Address, Connection
 
 SOFTWARE = f"tunnel/{__version__}"
 WITHDRAWAL_TIMEOUT = 5.0  # for the relay to confirm that no new visitors come
@@ -95,6 +95,9 @@ class LinkOwner(Protocol):
 
     def vacated(self, link: "Link", ending: Ending) -> None:
         """The relay sends nobody here any more; the link goes on until its streams have ended."""
+
+    async def relieved(self, link: "Link") -> None:
+        """Wait until the session may do without this link, whose own streams have ended."""
 
 
 @dataclass(slots=True)
@@ -174,9 +177,9 @@ class Link:
         return self._exchange.channel.round_trip if self._exchange is not None else None
 
     @property
-    def relay_host(self) -> str | None:
-        """The relay's IP address, None before there is a connection."""
-        return self._exchange.connection.peer.host if self._exchange is not None else None
+    def peer(self) -> Address | None:
+        """Where it is connected to, None before it is."""
+        return self._exchange.connection.peer if self._exchange is not None else None
 
     def reconsider(self) -> None:
         """Make the offers anew that other validations are expected for by now."""
@@ -355,6 +358,7 @@ class Link:
         try:
             async with asyncio.timeout_at(departure.deadline) as departure.grace:
                 await self._streams.emptied()
+                await self._owner.relieved(self)
         except TimeoutError:
             pass  # what is left is cut by the goodbye
         finally:

@@ -85,6 +85,7 @@ def wishes_of(settings: ClientSettings, endpoints: Iterable[Endpoint]) -> Wishes
         terms[key] = Terms(
             endpoints=table,
             options=options,
+            direct=settings.direct,
             rules=Rules(server.transport, server.pool_size, settings.probe_interval),
             register_timeout=settings.timeouts.register,
             heartbeat=settings.timeouts.heartbeat,

@@ -21,6 +21,7 @@ class Terms:
     endpoints: Mapping[str, Endpoint]
     options: TransportOptions
     rules: Rules
+    direct: str  # auto | on | off
     register_timeout: float
     heartbeat: float
     linger_timeout: float

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from tunnel.client import events
-from tunnel.client.asking import Verdict
+from tunnel.client.direct import DirectVisits
 from tunnel.client.ending import Ending
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.favourites import Favourites
@@ -18,6 +18,7 @@ from tunnel.client.journal import Journal
 from tunnel.client.link import Link, Passage
 from tunnel.client.racing import Course, Lane
 from tunnel.client.served import ServedNames
+from tunnel.client.staying import Staying
 from tunnel.client.terms import Terms
 from tunnel.errors import Code
 from tunnel.log import get_log
@@ -49,6 +50,10 @@ class Uplink:
         self._departing: set[Link] = set()
         self._replaced: set[Link] = set()  # of those, the ones that serve until another does
         self._served = ServedNames(passage.way.server.name, journal)
+        self.staying = Staying(lambda: (*self._links.values(), *self._replaced))
+        is_proxied = passage.way.server.proxy is not None
+        forwarder = passage.forwarder
+        self._direct = DirectVisits(self.server, terms.direct, forwarder, is_proxied=is_proxied)
         self._news = asyncio.Event()
         self._is_stopping = False
         self._has_served = asyncio.Event()
@@ -65,6 +70,11 @@ class Uplink:
     def carries(self, endpoint: Endpoint) -> bool:
         """Say whether the endpoint is served through this session."""
         return self._terms.endpoints.get(endpoint.names[0]) is endpoint
+
+    @property
+    def relay_hosts(self) -> frozenset[str]:
+        """The relay's IP addresses as it is connected to; none are known behind a proxy."""
+        return frozenset() if self._passage.way.server.proxy is not None else self.staying.peers
 
     @property
     def urls(self) -> Mapping[str, str]:
@@ -85,6 +95,7 @@ class Uplink:
             heartbeat=terms.heartbeat,
         )
         self._course.probe_every(terms.rules.probe_interval, _now())
+        self._invite()
         self._news.set()
 
     def hand_over(self, urls_elsewhere: Callable[[], Mapping[str, str]]) -> None:
@@ -110,12 +121,14 @@ class Uplink:
         """Keep the session up until `stop`."""
         now = asyncio.get_running_loop().time
         self._course.start(now())
-        async with Crowd(f"link to {self.server}") as crowd:
-            while not self._is_stopping:
-                for lane in self._course.take_due(now()):
-                    link = self._links[lane] = Link(lane, self._passage, self)
-                    crowd.start(self._drive(link))
-                await self._wait(self._course.next_timeout())
+        async with self._direct.crowd as visitors:
+            async with Crowd(f"link to {self.server}") as crowd:
+                while not self._is_stopping:
+                    for lane in self._course.take_due(now()):
+                        link = self._links[lane] = Link(lane, self._passage, self)
+                        crowd.start(self._drive(link))
+                    await self._wait(self._course.next_timeout())
+            visitors.cancel()
 
     async def _wait(self, until: float | None) -> None:
         with suppress(TimeoutError):
@@ -130,6 +143,7 @@ class Uplink:
         self._links.clear()
         for link in self._departing:
             link.leave(deadline)
+        self._invite()
         self._passage.challenges.tell()
         self._news.set()
 
@@ -145,6 +159,7 @@ class Uplink:
             self._journal.disconnected(link.lane.transport, ending)
         if self._links.get(link.lane) is link:
             self._give_up(link, ending)
+        self._invite()
         self._compare_names()
         self._passage.challenges.tell()
 
@@ -155,39 +170,6 @@ class Uplink:
         retry_in = _until(self._course.next_timeout())
         self._journal.ended(link.lane.transport, ending, retry_in)
         self._apply()
-
-    # -- validations
-
-    def serves(self, name: str) -> bool:
-        """Say whether visitors of the name come over a connection that stays."""
-        return any(name in link.offers.serving for link in self._staying())
-
-    @property
-    def relay_hosts(self) -> frozenset[str]:
-        """The relay's IP addresses as it is connected to; none are known behind a proxy."""
-        if self._passage.way.server.proxy is not None:
-            return frozenset()
-        hosts = (link.relay_host for link in self._staying())
-        return frozenset(host for host in hosts if host is not None)
-
-    def takes_part(self, name: str) -> bool:
-        """Say whether validations of the name may come through this session."""
-        return any(link.offers.takes_part(name) for link in self._staying())
-
-    def verdict(self, name: str) -> Verdict | None:
-        """Return what the relay says to the expected validation: one yes is enough."""
-        verdicts = [link.offers.verdict(name) for link in self._staying()]
-        said = [verdict for verdict in verdicts if verdict is not None]
-        return next((verdict for verdict in said if verdict.is_granted), said[0] if said else None)
-
-    def reconsider(self) -> None:
-        """Offer anew at once what other validations are expected for by now."""
-        for link in self._staying():
-            link.reconsider()
-
-    def _staying(self) -> list[Link]:
-        every = (*self._links.values(), *self._replaced)
-        return [link for link in every if link.is_staying]
 
     # -- what links report
 
@@ -233,6 +215,7 @@ class Uplink:
         if self._is_current(link):
             self._departing.add(link)
             self._give_up(link, ending)
+        self._invite()
         self._passage.challenges.tell()
 
     def aged(self, link: Link) -> None:
@@ -243,6 +226,10 @@ class Uplink:
             self._replaced.add(link)
             self._course.ended(link.lane, _now(), Ending(Code.OK, "asks anew"))
             self._apply()
+
+    async def relieved(self, link: Link) -> None:
+        """Wait for the visitors on direct connections, which need a link of their session."""
+        await self._direct.ended(self.staying.links, link)
 
     def _is_current(self, link: Link) -> bool:
         return self._links.get(link.lane) is link
@@ -259,9 +246,13 @@ class Uplink:
             self._departing.add(link)
             link.leave()
         self._journal.carried_by(self._course.transport, self._course.reason)
+        self._invite()
         self._favourites.put(self._passage.way.server.address, self._course.favourite)
         self._passage.challenges.tell()
         self._news.set()
+
+    def _invite(self) -> None:
+        self._direct.follow(self.staying.links, self._terms.direct)
 
     def _compare_names(self) -> None:
         self._served.compare((*self._links.values(), *self._departing), self._terms.endpoints)
@@ -281,6 +272,7 @@ class Uplink:
             retry_in=_until(self._course.next_race),
             round_trip=_round_trip(links),
             probe_in=_until(self._course.next_probe),
+            direct=self._direct.state(self.staying.links),
         )
 
 

@@ -37,12 +37,12 @@ class Validations:
 
     async def ready(self, name: str) -> None:
         """As `ChallengePath.ready`: a relay sends visitors of the name here."""
-        while not any(uplink.serves(name) for uplink in self._sessions.uplinks):
+        while not any(uplink.staying.serves(name) for uplink in self._sessions.uplinks):
             await self._challenges.changed()
 
     def addresses(self, name: str) -> frozenset[str]:
         """As `ChallengePath.addresses`: those of the relays that serve the name now."""
-        serving = (uplink for uplink in self._sessions.uplinks if uplink.serves(name))
+        serving = (uplink for uplink in self._sessions.uplinks if uplink.staying.serves(name))
         return frozenset(host for uplink in serving for host in uplink.relay_hosts)
 
     @asynccontextmanager
@@ -61,7 +61,7 @@ class Validations:
 
     def _reconsider(self) -> None:
         for uplink in self._sessions.uplinks:
-            uplink.reconsider()
+            uplink.staying.reconsider()
 
     async def _confirmed(self, name: str) -> None:
         """Wait until every relay that serves the name has confirmed; raises OrderPostponed.
@@ -88,7 +88,8 @@ class Validations:
 
         A relay that does not serve the name, or is not connected, is led nowhere and not asked.
         """
-        verdicts = {up: up.verdict(name) for up in self._sessions.uplinks if up.takes_part(name)}
+        taking_part = (up for up in self._sessions.uplinks if up.staying.takes_part(name))
+        verdicts = {up: up.staying.verdict(name) for up in taking_part}
         if not verdicts:
             raise OrderPostponed(f"no relay is connected that serves {name}")
         for uplink, verdict in verdicts.items():

@@ -15,6 +15,7 @@ COUNTER_BYTES = 8
 PROOF_BYTES = 32
 PRELUDE_BYTES = len(MAGIC) + SESSION_BYTES + COUNTER_BYTES + PROOF_BYTES
 COUNTER_MAX = 2 ** (8 * COUNTER_BYTES) - 1
+SPARES_LIMIT = 64  # idle ones of one session
 WINDOW = 4096  # counters below the highest one that may still come, each once
 TAG_BYTES = 16  # of AES-GCM, at the end of what is sealed
 SEALED_MAX_BYTES = HEADER_LIMIT + TAG_BYTES

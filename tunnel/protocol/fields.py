@@ -7,12 +7,14 @@ send goes through the peer's rule too.
 import base64
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeVar
 
 from tunnel.errors import Code
+from tunnel.protocol.direct import SPARES_LIMIT
 from tunnel.protocol.names import check_host_name
 
 T = TypeVar("T")
@@ -155,6 +157,27 @@ def by_name(item: Codec[T], most: int) -> Codec[Mapping[str, T]]:
     return Codec(f"object of at most {most}, host name: {item.meaning}", parse, render)
 
 
+@dataclass(frozen=True, slots=True)
+class DirectOffer:
+    """What a client needs for direct connections: the session's key, how many spares it may hold.
+
+    The key must not be shown anywhere.
+    """
+
+    key: bytes = field(repr=False)
+    spare: int
+
+
+def _parse_direct(value: object) -> DirectOffer:
+    if not isinstance(value, dict) or not {"key", "spare"} <= value.keys():
+        raise ValueError("not an object with key and spare")
+    return DirectOffer(_DIRECT_KEY.parse(value["key"]), _DIRECT_SPARE.parse(value["spare"]))
+
+
+def _render_direct(offer: DirectOffer) -> object:
+    return {"key": _DIRECT_KEY.render(offer.key), "spare": _DIRECT_SPARE.render(offer.spare)}
+
+
 def total_length(items: tuple[object, ...]) -> int:
     """Return the sum of the lengths of strings (ASCII) or byte strings."""
     return sum(len(each) for each in items if isinstance(each, str | bytes))
@@ -201,6 +224,7 @@ def _render_address(address: SocketAddress) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+@lru_cache(maxsize=4096)
 def _plain_host(host: str) -> str:
     """Return an IP address in its usual spelling, an IPv4-mapped one as IPv4."""
     if ":" not in host:
@@ -214,3 +238,10 @@ WORD: Codec[str] = Codec("word, 1 to 16 of a-z 0-9 _ -", _parse_word, _unchanged
 NAME: Codec[str] = Codec("host name", _parse_name, _unchanged)
 REASON: Codec[Reason] = Codec("code word", _parse_reason, str)
 ADDRESS: Codec[SocketAddress] = Codec("address", _parse_address, _render_address)
+_DIRECT_KEY = octets(32, 32)
+_DIRECT_SPARE = integer(1, SPARES_LIMIT)
+DIRECT: Codec[DirectOffer] = Codec(
+    f"object, key: {_DIRECT_KEY.meaning}, spare: {_DIRECT_SPARE.meaning}",
+    _parse_direct,
+    _render_direct,
+)

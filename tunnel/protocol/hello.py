@@ -28,6 +28,7 @@ CLIENT_HELLO: Final = 1
 SERVER_NAME: Final = 0
 APPLICATION_PROTOCOLS: Final = 16
 MAX_RECORD_BYTES: Final = 1 << 14
+_READ: Final = frozenset({SERVER_NAME, APPLICATION_PROTOCOLS})
 SERVER_NAME_OVERHEAD: Final = 5  # list length, name type, name length
 
 HTTP_METHODS: Final = (
@@ -135,6 +136,9 @@ class HelloReader:
         """
         if self._is_done:
             raise LocalProtocolError("a HelloReader was fed after its answer")
+        if not self._size and not self._unread and (whole := _at_a_glance(data)) is not None:
+            self._is_done = True
+            return whole
         self._unread += data
         self._is_done = True
         try:
@@ -260,6 +264,53 @@ class HelloReader:
         del self._unread[:count]
         self._size += count
         return part
+
+
+def _at_a_glance(data: bytes) -> ClientHello | None:
+    """Return a faultless hello that is whole and fills one record, as nearly all do.
+
+    None says nothing: whatever is different is read step by step, which takes ten times as long.
+    """
+    size = 5 + int.from_bytes(data[3:5])
+    is_whole = 44 < size <= len(data) and size <= MAX_HELLO_BYTES and data[6:9] == _u24(size - 9)
+    if not is_whole or data[:2] != b"\x16\x03" or data[2] > 4 or data[5:10:4] != b"\x01\x03":
+        return None
+    at = 44 + data[43]  # after the session id
+    suites = int.from_bytes(data[at : at + 2])
+    at += 2 + suites
+    if data[43] > 32 or not suites or suites % 2 or at >= size or not data[at]:
+        return None
+    at += 1 + data[at]
+    if int.from_bytes(data[at : at + 2]) != size - at - 2:
+        return None
+    try:
+        return _with_extensions(data[at + 2 : size], size)
+    except HelloRefused:
+        return None
+
+
+def _with_extensions(data: bytes, size: int) -> ClientHello | None:
+    """Return the hello of `size` bytes that ends with these extensions, None for a fault."""
+    bodies: dict[int, bytes] = {}
+    at, end = 0, len(data)
+    while at < end:
+        kind, start = int.from_bytes(data[at : at + 2]), at + 4
+        at = start + int.from_bytes(data[at + 2 : start])
+        if start > end or at > end or kind in bodies:
+            return None
+        bodies[kind] = data[start:at] if kind in _READ else b""
+    name, protocols = bodies.get(SERVER_NAME), bodies.get(APPLICATION_PROTOCOLS)
+    if name is not None and len(name) > SERVER_NAME_OVERHEAD + HOST_NAME_LIMIT:
+        return None
+    return ClientHello(
+        None if name is None else _parse_server_name(name),
+        () if protocols is None else _parse_protocols(protocols),
+        size,
+    )
+
+
+def _u24(number: int) -> bytes:
+    return number.to_bytes(3)
 
 
 def _refusal(message: str, description: int) -> HelloRefused:

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 from tunnel.errors import LocalProtocolError, RemoteProtocolError
 from tunnel.protocol.fields import (
     ADDRESS,
+    DIRECT,
     FLAG,
     NAME,
     REASON,
     WORD,
     Codec,
+    DirectOffer,
     Reason,
     SocketAddress,
     array,
@@ -100,6 +102,7 @@ class Welcome:
     heartbeat: Annotated[float, seconds(1, 60)]
     streams: Annotated[int, integer(1, 2**31 - 1)]
     observed: Annotated[SocketAddress, ADDRESS]  # of the client, as the relay sees it
+    direct: Annotated[DirectOffer | None, DIRECT] = None  # where spares are welcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ import secrets
 import socket
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError
 from tunnel.log import Log, clipped, get_log
-from tunnel.protocol.fields import Reason
+from tunnel.protocol.fields import DirectOffer, Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.protocol.messages import (
     MESSAGE_LIMIT,
@@ -31,13 +31,14 @@ from tunnel.relay.limits import AddressCounts, address_key
 from tunnel.relay.once import Once
 from tunnel.relay.registry import Claimant, Registry, ServeOutcome
 from tunnel.relay.sessions import Kinds, Link, RelayChannel, retire
+from tunnel.relay.spares import Spares
 from tunnel.runtime.control import ControlChannel, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
-from tunnel.settings.values import RelaySettings
+from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Connection, Listener
 from tunnel.tls.identity import authenticate
 from tunnel.tls.slots import CertificateSlot
-from tunnel.transport.doors import accept_socket
+from tunnel.transport.doors import accept_socket, takes_direct
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.tcp import TcpListener
 
@@ -56,11 +57,33 @@ Door = Listener | TcpListener  # one address that clients come in by
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """How a connection came in, and whether spare direct connections may come the same way."""
+
+    door: Door | None = None
+    offers_direct: bool = False
+
+    @classmethod
+    def by(cls, door: Door, settings: ListenerSettings) -> "Entry":
+        """Return the entry by a door of a listener."""
+        return cls(door, takes_direct(settings.transports))
+
+    def offer(self, spares: Spares, link: Link, decision: Decision) -> DirectOffer | None:
+        """Return what direct connections take; none where a rate is kept, which takes copying."""
+        is_offered = self.offers_direct and decision.limits.rate is None
+        return spares.offer(link.session) if is_offered else None
+
+
+@dataclass(frozen=True, slots=True)
 class Doors:
     """What new connections are let in with."""
 
     slot: CertificateSlot
     options: TransportOptions
+    spares: Spares = field(default_factory=Spares)
+
+
+_SOMEHOW = Entry()
 
 
 class Agents:
@@ -81,7 +104,7 @@ class Agents:
         self.registrations = Registrations()
         self.is_draining = False
         self.crowd = Crowd("agent")
-        self._came_by: dict[Connection, Door | None] = {}
+        self._came_by: dict[Connection, Entry] = {}
         self.farewell = Farewell(self.crowd, settings.drain_timeout)
 
     def reconfigure(self, settings: RelaySettings, admission: Admission, doors: Doors) -> None:
@@ -95,17 +118,18 @@ class Agents:
 
     # -- letting in
 
-    async def accept_from(self, listener: Listener) -> None:
+    async def accept_from(self, listener: Listener, settings: ListenerSettings) -> None:
         """Serve every connection of a listener, for ever."""
+        entry = Entry.by(listener, settings)
         while True:
             connection = await listener.accept()
-            self.crowd.start(self.serve(connection, listener))
+            self.crowd.start(self.serve(connection, entry))
 
-    def take_socket(self, sock: socket.socket, peer: Address, door: Door | None = None) -> None:
+    def take_socket(self, sock: socket.socket, peer: Address, entry: Entry = _SOMEHOW) -> None:
         """Serve the client at `peer` whose ClientHello waits unread on an accepted socket."""
-        self.crowd.start(self._serve_socket(sock, peer, door))
+        self.crowd.start(self._serve_socket(sock, peer, entry))
 
-    async def _serve_socket(self, sock: socket.socket, peer: Address, door: Door | None) -> None:
+    async def _serve_socket(self, sock: socket.socket, peer: Address, entry: Entry) -> None:
         doors = self._doors
         try:
             with self._registering(peer):
@@ -116,7 +140,7 @@ class Agents:
         except Refused:
             sock.close()
             raise
-        await self.serve(connection, door)
+        await self.serve(connection, entry)
 
     @property
     def unregistered(self) -> int:
@@ -135,9 +159,9 @@ class Agents:
         finally:
             self._unregistered -= 1
 
-    async def serve(self, connection: Connection, door: Door | None = None) -> None:
-        """Register the connection that came in by `door`, answer it until it ends, close it."""
-        self._came_by[connection] = door
+    async def serve(self, connection: Connection, entry: Entry = _SOMEHOW) -> None:
+        """Register the connection that came in so, answer it until it ends, close it."""
+        self._came_by[connection] = entry
         try:
             with self._per_address.place(connection.peer):
                 await self._serve(connection)
@@ -232,6 +256,7 @@ class Agents:
             heartbeat=self._heartbeat_interval(),
             streams=decision.limits.streams,
             observed=link.connection.peer,
+            direct=self._came_by[link.connection].offer(self._doors.spares, link, decision),
         )
 
     def _heartbeat_interval(self) -> float:
@@ -303,7 +328,9 @@ class Agents:
     def leave_by(self, doors: Container[Door | None]) -> None:
         """Ask every client to leave that came in by one of these doors, which are shut by now."""
         came = [
-            each for each in self._registry.links if self._came_by.get(each.connection) in doors
+            each
+            for each in self._registry.links
+            if self._came_by.get(each.connection, _SOMEHOW).door in doors
         ]
         self.farewell.drain(retire(came), RETRY_AFTER_DRAIN)
 

@@ -76,6 +76,30 @@ def _of_visitors(view: View) -> Iterator[Family]:
         ("by",),
         {("relay",): visits.validations_relay, ("client",): visits.validations_client},
     )
+    yield from _of_direct(view)
     yield gauge(
         "tunnel_relay_parked_bytes", "Bytes held for readers that are slow.", view.parked.used
+    )
+
+
+def _of_direct(view: View) -> Iterator[Family]:
+    direct, spares = view.ways.direct, view.ways.spares
+    yield gauge("tunnel_relay_direct_visitors", "Visitors on direct connections now.", direct.open)
+    yield counter(
+        "tunnel_relay_direct_visits", "Direct connections that visitors were given.", direct.total
+    )
+    yield counter(
+        "tunnel_relay_direct_unanswered",
+        "Direct connections that ended unanswered; their visitors were taken elsewhere.",
+        direct.unanswered,
+    )
+    yield gauge("tunnel_relay_direct_spares", "Direct connections that wait.", spares.total)
+    yield counter(
+        "tunnel_relay_direct_spares_died", "Direct connections that ended waiting.", spares.died
+    )
+    yield counters(
+        "tunnel_relay_direct_spares_refused",
+        "Direct connections that were not accepted, by reason.",
+        ("reason",),
+        {(reason,): count for reason, count in spares.refused.items()},
     )

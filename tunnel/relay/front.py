@@ -3,17 +3,21 @@
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import count
 
 from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError, StreamReset
 from tunnel.log import get_log
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
 from tunnel.protocol.messages import StreamHeader, StreamKind, leading_alpn
-from tunnel.relay.arrivals import Guest, receive_guest
+from tunnel.relay.agents import Entry
+from tunnel.relay.arrivals import Guest, Offered, receive_guest
 from tunnel.relay.counts import RelayVisits
+from tunnel.relay.direct import DirectRouting, Unserved
 from tunnel.relay.limits import AddressCounts
 from tunnel.relay.refusal import alert_for, turn_away
-from tunnel.relay.routing import Routing
+from tunnel.relay.routing import REOPENINGS, Routing
+from tunnel.relay.spares import Spares
 from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.supervision import Crowd
 from tunnel.settings.values import ListenerSettings, RelaySettings
@@ -29,18 +33,27 @@ LOST = "lost"  # of those who went before it was whole
 _KINDS = {Arrival.VISITOR: StreamKind.VISITOR, Arrival.VALIDATION: StreamKind.CHALLENGE}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ways:
+    """How visitors come to their clients, and where spares are kept that some of them take."""
+
+    routing: Routing
+    direct: DirectRouting
+    spares: Spares
+
+
 class Front:
     """Meets everybody who connects by TCP."""
 
     def __init__(
         self,
         settings: RelaySettings,
-        routing: Routing,
-        take_agent: Callable[[socket.socket, Address, TcpListener], None],
+        ways: Ways,
+        take_agent: Callable[[socket.socket, Address, Entry], None],
         own: OwnValidations,
     ) -> None:
         self._hello_timeout = settings.timeouts.client_hello
-        self._routing = routing
+        self._ways = ways
         self._take_agent = take_agent
         self._own = own
         self._per_address = AddressCounts(settings.limits.visitors_per_address)
@@ -70,8 +83,11 @@ class Front:
 
             try:
                 guest, peeker = await receive_guest(sock, listener, self._hello_timeout, admit)
+                if isinstance(guest, Offered):
+                    self._ways.spares.accept(sock, guest.prelude)
+                    return
                 if guest.kind is Arrival.AGENT:
-                    self._take_agent(sock, guest.caller.peer, door)
+                    self._take_agent(sock, guest.caller.peer, Entry.by(door, listener))
                     return
                 hello = peeker.consume(guest.hello.size)
             except HelloRefused as refusal:
@@ -87,18 +103,31 @@ class Front:
             except BaseException:
                 sock.close()
                 raise
-            visitor = await wrap(sock)
-            if guest.kind is Arrival.VALIDATION:
-                await self._forward(visitor, hello, guest, listener)
+            if guest.kind is Arrival.VALIDATION or listener.kind == "agents":
+                await self._forward(await wrap(sock), Unserved(hello), guest, listener)
             else:
                 with self.visits.visit():
-                    await self._forward(visitor, hello, guest, listener)
+                    await self._visit(sock, hello, guest, listener)
+
+    async def _visit(
+        self, sock: socket.socket, hello: bytes, guest: Guest, listener: ListenerSettings
+    ) -> None:
+        """Take the visitor to its client, on a spare if there is one."""
+        try:
+            unserved = await self._ways.direct.forward(
+                sock, hello, guest.hello.required_name, lambda: self._header(guest)
+            )
+        except BaseException:
+            sock.close()
+            raise
+        if unserved is not None:
+            await self._forward(await wrap(sock), unserved, guest, listener)
 
     async def _forward(
-        self, visitor: Stream, hello: bytes, guest: Guest, listener: ListenerSettings
+        self, visitor: Stream, so_far: Unserved, guest: Guest, listener: ListenerSettings
     ) -> None:
         """Take the visitor to its client, or tell it why not; our own validations stay here."""
-        name = guest.hello.required_name
+        name, hello = guest.hello.required_name, so_far.said
         try:
             if listener.kind == "agents":
                 self.visits.turned_away[Code.NOT_SERVING.word] += 1
@@ -106,7 +135,8 @@ class Front:
             elif guest.kind is Arrival.VALIDATION and name in self._own:
                 await self._validate(visitor, hello, guest)
             else:
-                await self._routing.forward(visitor, hello, self._header(guest))
+                reopenings = REOPENINGS - so_far.attempts
+                await self._ways.routing.forward(visitor, hello, self._header(guest), reopenings)
                 self.visits.validations_client += guest.kind is Arrival.VALIDATION
         except Refused as refusal:
             log.debug("visitor not served", name=name, peer=guest.caller.peer, cause=refusal)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from tunnel.errors import Code, Refused
@@ -56,7 +57,18 @@ class ClientUse:
                 await self._wait_for_place()
         except TimeoutError:
             raise Refused(Code.BUSY, "the client has no place for one more stream") from None
-        self.streams += 1  # nobody else has run since it was seen free
+        with self.held_place():  # nobody else has run since it was seen free
+            yield
+
+    @property
+    def has_place(self) -> bool:
+        """Whether one more stream is allowed now."""
+        return self.streams < self.limits.streams
+
+    @contextmanager
+    def held_place(self) -> Iterator[None]:
+        """Hold a place that was seen free."""
+        self.streams += 1
         try:
             yield
         finally:
@@ -75,7 +87,7 @@ class ClientUse:
         self._free.set()
 
     async def _wait_for_place(self) -> None:
-        while self.streams >= self.limits.streams:
+        while not self.has_place:
             self._free.clear()
             await self._free.wait()
 
@@ -85,6 +97,7 @@ def client_bucket(limits: GrantLimits, now: float) -> TokenBucket | None:
     return TokenBucket(limits.rate, now) if limits.rate is not None else None
 
 
+@lru_cache(maxsize=4096)
 def address_key(host: str) -> str:
     """Return what counts as one address: an IPv4 address, or the /64 of an IPv6 one."""
     try:

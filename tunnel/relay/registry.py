@@ -124,6 +124,8 @@ class Registry:
             del self._sessions[session.fingerprint, session.instance]
             for instance in session.predecessors:
                 del self._successors[session.fingerprint, instance]
+            for end in tuple(session.on_end):
+                end()
 
     def _release(self, use: ClientUse, fingerprint: bytes) -> None:
         use.connections -= 1

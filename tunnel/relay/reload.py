@@ -11,10 +11,9 @@ from tunnel.relay.agents import Agents
 from tunnel.relay.budget import RegisteredDomains
 from tunnel.relay.certificate import Source
 from tunnel.relay.farewell import Farewell
-from tunnel.relay.front import Front
+from tunnel.relay.front import Front, Ways
 from tunnel.relay.listening import Bound, Ports, Sockets
 from tunnel.relay.registry import NOTHING, Registry
-from tunnel.relay.routing import Routing
 from tunnel.relay.sessions import Session
 from tunnel.runtime.rota import Rota
 from tunnel.runtime.supervision import Work, restarted
@@ -46,7 +45,7 @@ class Rooms:
 
     registry: Registry
     agents: Agents
-    routing: Routing
+    ways: Ways
     front: Front
     ports: Ports
     rota: Rota
@@ -56,7 +55,8 @@ class Rooms:
         settings = readied.settings
         self.registry.connections_max = settings.limits.connections
         self.registry.expected.reconfigure(expected_names(settings))
-        self.routing.reconfigure(settings.timeouts)
+        self.ways.routing.reconfigure(settings.timeouts)
+        self.ways.direct.reconfigure(settings.timeouts)
         self.front.reconfigure(settings)
 
     def arrange(self, sockets: Sockets, upkeep: Work | None) -> None:
@@ -71,7 +71,7 @@ class Rooms:
         listener = bound.listener
         if isinstance(listener, TcpListener):
             return lambda: self.front.accept_from(listener, bound.settings)
-        return lambda: self.agents.accept_from(listener)
+        return lambda: self.agents.accept_from(listener, bound.settings)
 
 
 def review(

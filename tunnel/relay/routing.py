@@ -42,22 +42,31 @@ class Routing:
         """Keep to other deadlines wherever one begins from now on."""
         self._timeouts = timeouts
 
-    async def forward(self, visitor: Stream, hello: bytes, header: StreamHeader) -> None:
+    async def forward(
+        self,
+        visitor: Stream,
+        hello: bytes,
+        header: StreamHeader,
+        reopenings: int = REOPENINGS,
+    ) -> None:
         """Forward until both sides have ended; `hello` was read from the visitor already.
 
+        After a first attempt that nobody answers there are up to `reopenings` more.
         Raises Refused if nobody answered: the visitor is untouched then. Otherwise the visitor
         has ended or was cut.
         """
         use = (await self._find(header)).session.use
         async with use.stream_place(self._timeouts.open_stream):
             replay = ReplayableVisitor(visitor, hello, asyncio.get_running_loop().time)
-            await self._try_links(replay, header)
+            await self._try_links(replay, header, reopenings)
 
-    async def _try_links(self, replay: ReplayableVisitor, header: StreamHeader) -> None:
+    async def _try_links(
+        self, replay: ReplayableVisitor, header: StreamHeader, reopenings: int
+    ) -> None:
         """Attempt it over one link after another; raises Refused if none answered."""
         tried: set[Link] = set()
         failure = Failure(Code.NOT_SERVING, may_reopen=True)
-        while len(tried) <= REOPENINGS and failure.may_reopen:
+        while len(tried) <= reopenings and failure.may_reopen:
             link = await self._find(header, tried, failure.code)
             outcome = await self._attempt(replay, link, header)
             if outcome is None or not replay.is_replayable:

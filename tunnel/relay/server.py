@@ -14,7 +14,8 @@ from tunnel.relay.budget import RegisteredDomains
 from tunnel.relay.budget_file import budget_of
 from tunnel.relay.certificate import SELF_SIGNED_NAME, OwnCertificate
 from tunnel.relay.challenges import Challenges
-from tunnel.relay.front import Front
+from tunnel.relay.direct import DirectRouting
+from tunnel.relay.front import Front, Ways
 from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.listening import Bound, Ports, Sockets, close
 from tunnel.relay.registry import Registry
@@ -137,9 +138,11 @@ class Relay:
         registry = Registry(settings.limits.connections, expected, challenges, clock)
         agents = Agents(settings, registry, self._admission, self._doors)
         routing = Routing(settings.timeouts, registry)
-        front = Front(settings, routing, agents.take_socket, self._validations)
+        spares = self._doors.spares
+        ways = Ways(routing, DirectRouting(settings.timeouts, registry, spares), spares)
+        front = Front(settings, ways, agents.take_socket, self._validations)
         ports = Ports(self._doors, self._inherited)
-        return Rooms(registry, agents, routing, front, ports, Rota())
+        return Rooms(registry, agents, ways, front, ports, Rota())
 
     def _view(self, rooms: Rooms) -> View:
         return View(
@@ -148,6 +151,7 @@ class Relay:
             registry=rooms.registry,
             agents=rooms.agents,
             front=rooms.front,
+            ways=rooms.ways,
             certificate=self._certificate,
             budget=self._budget,
             parked=self._doors.options.budget,
@@ -206,7 +210,7 @@ class Relay:
         self._settings = settings
         self._certificate.adopt(readied.source)
         self._admission = readied.admission or self._admission
-        self._doors = Doors(self._certificate.slot, options)
+        self._doors = replace(self._doors, options=options)
         options.budget.total = settings.limits.buffer_total
         self._budget.reconfigure(readied.domains)
         rooms.adopt(readied)

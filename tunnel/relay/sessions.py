@@ -70,6 +70,7 @@ class Session:
     links: list[Link] = field(default_factory=list)
     predecessors: list[bytes] = field(default_factory=list)  # instances it has superseded
     unanswered: set[Callable[[], None]] = field(default_factory=set)  # cuts of silent streams
+    on_end: set[Callable[[], None]] = field(default_factory=set)  # called after its last link
 
     def serves(self, name: str) -> bool:
         """Say whether any link of any state serves visitors of the name."""

@@ -14,9 +14,10 @@ from tunnel.relay.agents import Agents
 from tunnel.relay.budget_file import BudgetFile
 from tunnel.relay.certificate import OwnCertificate
 from tunnel.relay.counts import RefusedClient
-from tunnel.relay.front import Front
+from tunnel.relay.front import Front, Ways
 from tunnel.relay.registry import Registry
 from tunnel.relay.sessions import Link, Session
+from tunnel.relay.spares import Spares
 from tunnel.relay.state import own_names
 from tunnel.settings.values import RelaySettings
 from tunnel.stream import Address
@@ -45,6 +46,7 @@ class View:
     registry: Registry
     agents: Agents
     front: Front
+    ways: Ways
     certificate: OwnCertificate
     budget: BudgetFile
     parked: ParkingBudget
@@ -74,7 +76,7 @@ def status_of(view: View, since: float) -> Members:
         "ready": obstacle is None,
         "why": obstacle,
         "listeners": [{**asdict(each), "address": str(each.address)} for each in view.listening()],
-        "clients": [_session(each, now) for each in sessions[:CLIENTS_SHOWN]],
+        "clients": [_session(each, view.ways.spares, now) for each in sessions[:CLIENTS_SHOWN]],
         "clients_left_out": max(0, len(sessions) - CLIENTS_SHOWN),
         "refused": [_refused(each) for each in view.agents.registrations.latest],
         "visitors": _visitors(view),
@@ -88,7 +90,7 @@ def sessions_of(registry: Registry) -> list[Session]:
     return list(dict.fromkeys(link.session for link in registry.links))
 
 
-def _session(session: Session, now: float) -> Members:
+def _session(session: Session, spares: Spares, now: float) -> Members:
     names = sorted({name for link in session.links for name in link.serving})
     return {
         "fingerprint": format_fingerprint(session.fingerprint),
@@ -98,6 +100,7 @@ def _session(session: Session, now: float) -> Members:
         "streams": sum(link.streams for link in session.links),
         "received": session.tally.forth,
         "sent": session.tally.back,
+        "direct_spares": spares.count(session),
         "connections": [_link(link, now) for link in session.links],
     }
 
@@ -126,6 +129,7 @@ def _refused(refusal: RefusedClient) -> Members:
 
 def _visitors(view: View) -> Members:
     visits, tally = view.front.visits, view.registry.tally
+    direct, spares = view.ways.direct, view.ways.spares
     return {
         "open": visits.open,
         "total": visits.total,
@@ -133,6 +137,13 @@ def _visitors(view: View) -> Members:
         "received": tally.forth,
         "sent": tally.back,
         "parked": view.parked.used,
+        "direct": {
+            "open": direct.open,
+            "total": direct.total,
+            "unanswered": direct.unanswered,
+            "spares": spares.total,
+            "spares_refused": dict(spares.refused),
+        },
     }
 
 

@@ -38,6 +38,10 @@ def _check_listeners(reading: Reading) -> None:
     listeners = in_force(reading, "listeners")
     if any("kind" not in listener for listener in listeners.values()):
         return  # its own fault comes first
+    for name, listener in listeners.items():
+        if set(listener.get("transports", ())) == {"direct"}:
+            path = ("listeners", name, "transports")
+            reading.fault(path, 'nobody registers by "direct" alone (expected "quic" or "h2" too)')
     kinds = {listener["kind"] for listener in listeners.values()}
     for kind, who in (("agents", "clients"), ("public", "visitors")):
         if not kinds & {kind, "shared"}:
@@ -53,7 +57,7 @@ def _sockets(listener: dict[str, Any]) -> Iterator[tuple[str, Address]]:
     for address in listener.get("listen", ()):
         if kind in ("agents", "shared") and "quic" in transports:
             yield "udp", address
-        if kind in ("public", "shared") or "h2" in transports:
+        if kind in ("public", "shared") or not {"h2", "direct"}.isdisjoint(transports):
             yield "tcp", address
 
 

@@ -116,9 +116,9 @@ _LISTENERS = Section(
         ),
         Key(
             "transports",
-            array(choice("quic", "h2", not_built={"direct": "direct connections"}), minimum=1),
-            "what clients may use: `quic` on UDP, `h2` on TCP (only `agents` and `shared`; later "
-            'also `"direct"`)',
+            array(choice("quic", "h2", "direct"), minimum=1),
+            "what clients may use: `quic` on UDP, `h2` on TCP, and besides one of them `direct`: "
+            "connections on TCP that carry one visitor each (only `agents` and `shared`)",
             ["quic", "h2"],
             only_with=("kind", ("agents", "shared")),
         ),

@@ -230,7 +230,7 @@ def sockets_of(listeners: Iterable[ListenerSettings]) -> dict[Socket, ListenerSe
 
 
 def _layers(listener: ListenerSettings) -> Iterator[str]:
-    if listener.kind != "agents" or "h2" in listener.transports:
+    if listener.kind != "agents" or not {"h2", "direct"}.isdisjoint(listener.transports):
         yield "tcp"
     if listener.kind != "public" and "quic" in listener.transports:
         yield "udp"

@@ -272,7 +272,7 @@ class ClientSettings:
     endpoints: Mapping[str, EndpointSettings]
     drain_timeout: float = 30.0
     probe_interval: float = 60.0
-    direct: str = "off"
+    direct: str = "auto"  # auto | on | off
     acme: AcmeSettings = AcmeSettings()
     limits: ClientLimits = ClientLimits()
     flow: FlowSettings = FlowSettings()

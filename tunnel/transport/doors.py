@@ -12,7 +12,7 @@ from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.options import TransportOptions
 
 _OVER_DATAGRAMS = frozenset({"quic"})
-_OVER_SOCKETS = frozenset({"h2"})
+_OVER_SOCKETS = frozenset({"h2", "direct"})
 
 Dialer = Callable[[Address, Trust, TransportOptions, str | None], Awaitable[Connection]]
 
@@ -25,6 +25,16 @@ def takes_datagrams(transports: Iterable[str]) -> bool:
 def takes_sockets(transports: Iterable[str]) -> bool:
     """Say whether any of the transports comes on accepted TCP sockets."""
     return not _OVER_SOCKETS.isdisjoint(transports)
+
+
+def takes_handshakes(transports: Iterable[str]) -> bool:
+    """Say whether clients register over TCP: those that say so in their ClientHello."""
+    return "h2" in transports
+
+
+def takes_direct(transports: Iterable[str]) -> bool:
+    """Say whether spare direct connections are welcome."""
+    return "direct" in transports
 
 
 async def listen_datagrams(

@@ -19,9 +19,11 @@ from tests.ports import free_port
 from tests.unit.relay.scenes import Orders
 from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
 from tunnel.relay.challenges import Challenges
-from tunnel.relay.front import ANSWERS_TOLD, Front
+from tunnel.relay.direct import DirectRouting
+from tunnel.relay.front import ANSWERS_TOLD, Front, Ways
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
+from tunnel.relay.spares import Spares
 from tunnel.relay.validation import OwnValidations
 from tunnel.settings.values import RelayLimits
 from tunnel.stream import Address
@@ -38,9 +40,10 @@ async def front(
     settings = relay_settings(folder, limits=RelayLimits(**limits))
     clock = asyncio.get_running_loop().time
     registry = Registry(1, (), Challenges(Orders(), clock), clock)
-    routing = Routing(settings.timeouts, registry)
+    routing, spares = Routing(settings.timeouts, registry), Spares()
+    ways = Ways(routing, DirectRouting(settings.timeouts, registry, spares), spares)
     door = listener(kind)
-    meeting = Front(settings, routing, lambda *_: pytest.fail("an agent"), own)
+    meeting = Front(settings, ways, lambda *_: pytest.fail("an agent"), own)
     listening = TcpListener(Address(LOOPBACK, free_port()))
     try:
         async with meeting.crowd, asyncio.TaskGroup() as group:

@@ -55,6 +55,7 @@ RELAY: dict[str, Any] = {
         "received": 0,
         "sent": 0,
         "parked": 0,
+        "direct": {"open": 1, "total": 2, "unanswered": 0, "spares": 4, "spares_refused": {}},
     },
     "certificate": CERTIFICATE,
     "budget": [{"domain": "t.test", "orders": 2, "limit": 45}],
@@ -156,6 +157,7 @@ def test_a_client_tells_how_each_endpoint_is_served_and_why() -> None:
         "retry_in": 4.2,
         "round_trip": None,
         "probe_in": None,
+        "direct": {"state": "off", "reason": "set by the operator", "spares": 0, "visitors": 0},
     }
     settled = {
         **server,
@@ -195,11 +197,12 @@ def test_a_client_tells_how_each_endpoint_is_served_and_why() -> None:
     }
     report = status_report(status, coloured=False)
     assert row(report, "web       eu") == [
-        *("web", "eu", "-", "0", "0 of 1", "-", "in 5s", "nothing registered yet", "no answer")
+        *("web", "eu", "-", "0", "0 of 1", "-", "in 5s", "nothing registered yet"),
+        *("off: set by the operator", "no answer"),
     ]
     assert row(report, "web       us") == [
         *("web", "us", "h2", "4", "1 of 1", "10.0 ms", "in 1m 11s"),
-        *("UDP does not pass: no answer", "-"),
+        *("UDP does not pass: no answer", "off: set by the operator", "-"),
     ]
     assert row(report, "relay.test")[:2] == ["relay.test", "acme"]
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tunnel.errors import Code
-from tunnel.protocol.fields import Reason
+from tunnel.protocol.fields import DirectOffer, Reason
 from tunnel.protocol.frames import FrameReader
 from tunnel.protocol.messages import (
     Auth,
@@ -44,6 +44,7 @@ WELCOME = Welcome(
     heartbeat=5.0,
     streams=1000,
     observed=("192.0.2.7", 50000),
+    direct=DirectOffer(b"D" * 32, 64),
 )
 HEADER = StreamHeader(
     kind=StreamKind.VISITOR,

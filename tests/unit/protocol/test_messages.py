@@ -88,7 +88,7 @@ def test_what_has_its_default_is_not_sent() -> None:
 
 @pytest.mark.parametrize("message", [*MESSAGES, BODY, HEADER], ids=label)
 def test_unknown_fields_are_passed_over(message: Anything) -> None:
-    assert read(message, changed(message, direct={"key": [1, None]}, later=2.5)) == message
+    assert read(message, changed(message, future={"key": [1, None]}, later=2.5)) == message
 
 
 REQUIRED = [

@@ -144,8 +144,8 @@ APPENDED = [
         "10: keypairs.two.file: holds a key or certificate itself (expected the path of its file)",
     ),
     (
-        '[client]\ndirect = "auto"',
-        "10: client.direct: not built yet: direct connections",
+        '[client]\ndirect = "yes"',
+        '10: client.direct: "yes" is not known here (expected one of "auto", "on", "off")',
     ),
     (
         '[client]\ntransport = "tcp"',

@@ -219,7 +219,8 @@ APPENDED = [
     ),
     (
         '[listeners.x]\nkind = "agents"\nlisten = ["127.0.0.1:1"]\ntransports = ["direct"]',
-        "11: listeners.x.transports: not built yet: direct connections",
+        '11: listeners.x.transports: nobody registers by "direct" alone '
+        '(expected "quic" or "h2" too)',
     ),
     (
         '[listeners.x]\nkind = "public"\nlisten = ["127.0.0.1:1"]\ntransports = ["h2"]',

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.settings.documents import client, relay
+from tests.unit.settings.documents import relay
 from tunnel.errors import SettingsError
 from tunnel.settings.client_schema import CLIENT
 from tunnel.settings.relay_schema import RELAY
@@ -115,7 +115,7 @@ CLIENT_TESTS = {
     "client.pool_size": f"{SESSION}::test_pool_size_of_the_client_is_how_many_connections_serve",
     "client.drain_timeout": f"{SESSION}::test_drain_timeout_is_how_long_a_visitor_may_stay",
     "client.probe_interval": f"{SESSION}::test_probe_interval_is_when_quic_is_tried_again",
-    "client.direct": ONE_VALUE,
+    "client.direct": "integration/test_direct_client.py::test_direct_is_whether_and_why",
     "servers.*.enabled": f"{SESSION}::test_enabled_servers_are_dialled_and_masked_ones_are_not",
     "servers.*.address": f"{SESSION}::test_address_is_where_the_relay_is",
     "servers.*.server_name": f"{VISITS}::test_server_name_is_what_the_certificate_must_say",
@@ -187,8 +187,6 @@ def test_each_of_these_tests_exists(place: str) -> None:
     ("load", "text"),
     [
         (relay, "[relay]\nworkers = 2"),
-        (client, '[client]\ndirect = "auto"'),
-        (client, '[client]\ndirect = "on"'),
     ],
 )
 def test_a_key_that_may_say_one_thing_refuses_another(

@@ -77,6 +77,7 @@ NAMED_RELAY_KEYS: list[tuple[str, str, str, Any]] = [
     (LISTENER, "", "listeners.x.kind", "shared"),
     (LISTENER, "", "listeners.x.listen", (Address("::1", 0),)),
     (LISTENER, 'transports = ["h2"]', "listeners.x.transports", ("h2",)),
+    (LISTENER, 'transports = ["h2", "direct"]', "listeners.x.transports", ("h2", "direct")),
     (
         LISTENER,
         'proxy_protocol_from = ["10.0.0.0/8"]',
@@ -102,7 +103,7 @@ CLIENT_KEYS: list[tuple[str, str, str, Any]] = [
     ("client", "pool_size = 7", "servers.eu.pool_size", 7),
     ("client", "drain_timeout = 7", "drain_timeout", 7.0),
     ("client", 'probe_interval = "15m"', "probe_interval", 900.0),
-    ("client", 'direct = "off"', "direct", "off"),
+    ("client", 'direct = "on"', "direct", "on"),
     ("limits", 'buffer_total = "2GiB"', "limits.buffer_total", 2 << 30),
     ("timeouts", "register = 7", "timeouts.register", 7.0),
     ("timeouts", "linger = 7", "timeouts.linger", 7.0),

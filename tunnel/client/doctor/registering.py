@@ -72,6 +72,9 @@ class _Leaver:
     def vacated(self, link: Link, ending: Ending) -> None:
         """It leaves by itself."""
 
+    async def relieved(self, link: Link) -> None:
+        """Nobody else depends on it."""
+
 
 async def register(wish: Wish, knock: Knock, options: TransportOptions) -> Trial:
     """Register over what has answered a knock, and leave. Cancel-safe."""

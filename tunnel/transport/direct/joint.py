@@ -18,18 +18,20 @@ _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 class Terms:
     """How long a pair may be still, in seconds, and where its bytes are counted.
 
-    After one side has finished, `linger_timeout` holds for the other besides.
+    After one side has finished, `linger_timeout` holds for the other besides. `before_close` is
+    called with the near socket while there still is something to be asked of it.
     """
 
     linger_timeout: float | None = None
     idle_timeout: float | None = None
     tally: Tally = field(default_factory=Tally)
+    before_close: Callable[[socket.socket], None] | None = None
 
 
 class Joint:
     """A pair; `settle` is called once, with OK after a clean end of both ways, else with the code.
 
-    It owns both sockets from `start` on, and they are watched by `poller` already. A cut of either
+    It owns both sockets from `start` on. A cut of either
     is a cut of both: it never looks like an end.
     """
 
@@ -74,8 +76,8 @@ class Joint:
 
     def start(self) -> None:
         """Take the sockets over and move what they have already."""
-        self._poller.hand_over(self.near, self._wake_near)
-        self._poller.hand_over(self.far, self._wake_far)
+        self._poller.watch(self.near, self._wake_near)
+        self._poller.watch(self.far, self._wake_far)
         self._wait_at_most(self._terms.idle_timeout)
         self._resume_back()
         self._resume_forth()
@@ -157,6 +159,8 @@ class Joint:
         self._tell()
         for way in (self.forth, self.back):
             way.drop()
+        if self._terms.before_close is not None:
+            self._terms.before_close(self.near)
         for sock in (self.near, self.far):
             self._poller.close(sock)
         settle(code)

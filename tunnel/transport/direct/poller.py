@@ -46,15 +46,18 @@ class Poller:
         return f"<Poller {len(self._wakes)} sockets>"
 
     def watch(self, sock: socket.socket, wake: Wake) -> None:
-        """Call `wake` with every change of a non-blocking socket, the first time very soon."""
+        """Call `wake` with every change of a non-blocking socket, the first time very soon.
+
+        One that is watched already has another owner from now on, who has to find out for itself
+        what has changed before.
+        """
+        if sock.fileno() in self._wakes:
+            self._wakes[sock.fileno()] = wake
+            return
         if not self._is_reader:
             asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._turn)
             self._is_reader = True
         self._epoll.register(sock, _WATCHED)
-        self._wakes[sock.fileno()] = wake
-
-    def hand_over(self, sock: socket.socket, wake: Wake) -> None:
-        """Call another owner from now on; what has changed before, it has to find out itself."""
         self._wakes[sock.fileno()] = wake
 
     def forget(self, sock: socket.socket) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tunnel.errors import Code, LocalProtocolError, StreamReset
@@ -17,11 +17,13 @@ TURN_READS = 16  # reads in a row that never had to wait; then the rest of the l
 
 class DirectStream:
     """A connected non-blocking socket, which it takes over; `first` was read off it already.
+    `before_close` is called with the socket while there still is something to be asked of it.
 
     The code of an abort stays on this side: TCP carries none.
     """
 
     __slots__ = (
+        "_before_close",
         "_cut",
         "_first",
         "_is_finished",
@@ -34,9 +36,15 @@ class DirectStream:
         "has_ended",
     )
 
-    def __init__(self, sock: socket.socket, first: bytes = b"") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        first: bytes = b"",
+        before_close: Callable[[socket.socket], None] | None = None,
+    ) -> None:
         self._sock = sock
         self._first = first
+        self._before_close = before_close
         self._poller = poller()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -111,6 +119,8 @@ class DirectStream:
         if self._joint is not None:
             self._joint.cut(code)
         else:
+            if self._before_close is not None:
+                self._before_close(self._sock)
             if not (self.has_ended and self._is_finished):
                 reset(self._sock)
             self._poller.close(self._sock)
@@ -137,7 +147,8 @@ class DirectStream:
             if not ended.done():
                 ended.set_result(code)
 
-        far_sock, rules = far._sock, Terms(terms.linger_timeout, tally=terms.tally)  # noqa: SLF001 - as above
+        rules = Terms(terms.linger_timeout, tally=terms.tally, before_close=self._before_close)
+        far_sock = far._sock  # noqa: SLF001 - as above
         joint = Joint(self._poller, self._sock, far_sock, rules, settle)
         joint.forth.rest, self._first = self._first, b""
         joint.back.rest, far._first = far._first, b""  # noqa: SLF001 - as above

@@ -67,7 +67,7 @@ class Trial:
         self.said += said
         self._unsent = header + said
         self._set_silence(int(silence_timeout * 1000))
-        self._poller.hand_over(self.spare, self._wake_spare)
+        self._poller.watch(self.spare, self._wake_spare)
         self._poller.watch(self.visitor, self._wake_visitor)
         self._give()
 
