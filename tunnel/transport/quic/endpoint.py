@@ -27,7 +27,7 @@ BATCH_DATAGRAMS = 128  # and what comes with the last: then the rest of the loop
 READ_BYTES = 65_535  # the kernel joins up to 64 datagrams, no more than this
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)  # room for one int: how long the joined datagrams are
 BACKLOG_DATAGRAMS = 1024
-SEGMENTS_MAX, SEGMENTS_BYTES_MAX = 64, 64_000
+SEGMENTS_MAX, SEGMENTS_BYTES_MAX = 64, 65_000  # of one system call; 65,507 fill a datagram
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h: to be cut, to be joined
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 

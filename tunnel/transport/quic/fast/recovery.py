@@ -29,8 +29,6 @@ class RunRecovery(QuicPacketRecovery):
     def __init__(self, *, max_datagram_size: int, **arguments: Any) -> None:
         super().__init__(max_datagram_size=max_datagram_size, **arguments)
         self.pacer = self._pacer = DebtPacer(self._cc, max_datagram_size)
-        # After slow start aioquic's CUBIC grows by so much for each packet, whatever its size.
-        self._counts_packets = isinstance(self._cc, CubicCongestionControl)
 
     @property
     def smoothed_rtt(self) -> float:
@@ -91,13 +89,15 @@ class RunRecovery(QuicPacketRecovery):
 
     def _tell_control(self, packet: QuicSentPacket, now: float) -> None:
         control = self._cc
-        is_slow_start = control.ssthresh is None or control.congestion_window < control.ssthresh
-        if is_slow_start or not (self._counts_packets and isinstance(packet, Run)):
-            control.on_packet_acked(now=now, packet=packet)
-            return
-        each = packet.part(packet.packet_number, packet.packet_number + 1)
-        for _ in range(packet.count):
-            control.on_packet_acked(now=now, packet=each)
+        before = control.congestion_window
+        is_slow_start = control.ssthresh is None or before < control.ssthresh
+        control.on_packet_acked(now=now, packet=packet)
+        if isinstance(control, CubicCongestionControl) and not is_slow_start:
+            grown = control.congestion_window - before
+            # Where it follows Reno it counts bytes; else it grows by so much for each packet.
+            is_reno = control.congestion_window == control._W_est  # noqa: SLF001 - tells which it was
+            if not is_reno and 0 < grown <= packet.sent_bytes:
+                control.congestion_window += (count_of(packet) - 1) * grown
 
     def _measure(self, latest: float, ack_delay: float, now: float) -> None:
         """Take a sample of the round trip (RFC 9002 §5.3)."""

@@ -231,10 +231,14 @@ def test_the_window_grows_by_runs_as_by_single_packets(congestion: str) -> None:
     windows = []
     for counts in ([16] * 5, [1] * 80):
         scene = Scene(congestion)
-        scene.control.ssthresh = scene.control.congestion_window  # no slow start
-        for count in counts:
-            scene.send(count, 1.0)
-        scene.hear(1.1, range(80))
+        scene.control.congestion_window = scene.control.ssthresh = 80 * SIZE  # no slow start
+        scene.send(1, 0.9)
+        scene.hear(1.0, range(1))
+        for step in range(12):
+            for count in counts:
+                scene.send(count, 1.0 + step / 10)
+            scene.hear(1.1 + step / 10, range(1, scene.number))
         windows.append(scene.control.congestion_window)
-    assert windows[0] == pytest.approx(windows[1], abs=SIZE / 10)
-    assert windows[0] > 10 * SIZE or congestion == "cubic"
+        scene.check_counts()
+    assert windows[0] == pytest.approx(windows[1], rel=0.02)
+    assert windows[0] > 83 * SIZE
