@@ -1,6 +1,9 @@
 """How many spare direct connections to keep, and whether TCP is worth using. No I/O, no clock."""
 
+from collections import deque
+
 FEWEST = 4
+BURST = 0.25  # seconds
 QUIET_AFTER = 60.0  # seconds in which what was kept sufficed: then half of it will do
 SEGMENTS_JUDGED = 2000  # sent, before what was lost of them means anything
 LOSS_TOLERATED = 0.001  # above it TCP without BBR carries less than QUIC does
@@ -10,23 +13,27 @@ LOSSY_FOR = 600.0  # seconds until a path that lost too much is tried again
 class SparePlan:
     """Keeps more while they are used up quickly, and fewer when that is over.
 
-    At least as many should wait as visitors come within one round trip. Times are in seconds of
-    the caller's clock.
+    Twice as many should wait as visitors come within BURST, in which a spare is replaced on any
+    path. Times are in seconds of the caller's clock.
     """
 
-    __slots__ = ("_grown_at", "_most", "target")
+    __slots__ = ("_grown_at", "_most", "_recent", "target")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._grown_at = 0.0
+        self._recent: deque[float] = deque(maxlen=most)  # when visitors came
         self.target = min(FEWEST, most)
 
     def __repr__(self) -> str:
         return f"<SparePlan {self.target} of {self._most}>"
 
-    def taken(self, waiting: int, now: float) -> None:
-        """One was used, and so many wait or are on their way."""
-        if waiting <= self.target // 2:
+    def taken(self, now: float) -> None:
+        """A visitor has come on one."""
+        self._recent.append(now)
+        while self._recent[0] < now - BURST:
+            self._recent.popleft()
+        if len(self._recent) > self.target // 2:
             self.target = min(2 * self.target, self._most)
             self._grown_at = now
 

@@ -190,7 +190,7 @@ class Spares:
         course = self._course
         course.visitors += 1
         course.last_error, course.backoff.failures = "", 0
-        self._plan.taken(len(self._waiting), _now())
+        self._plan.taken(_now())
         self._arrived(DirectStream(spare.sock, first, self._judge), header)
         self._refill()
 

@@ -1,6 +1,7 @@
 """How many spares a client keeps, and when TCP is not worth it."""
 
 from tunnel.client.spare_plan import (
+    BURST,
     FEWEST,
     LOSSY_FOR,
     QUIET_AFTER,
@@ -16,19 +17,20 @@ def test_it_begins_with_few() -> None:
     assert SparePlan(2).missing(0) == 2
 
 
-def test_what_runs_short_is_doubled_up_to_what_the_relay_takes() -> None:
+def test_visitors_at_once_double_what_is_kept_up_to_what_the_relay_takes() -> None:
     plan = SparePlan(64)
     targets = []
-    for _ in range(6):
-        plan.taken(0, now=1.0)
+    for _ in range(40):
+        plan.taken(now=1.0)
         targets.append(plan.target)
-    assert targets == [8, 16, 32, 64, 64, 64]
+    assert targets[:9] == [4, 4, 8, 8, 16, 16, 16, 16, 32]
+    assert targets[-1] == 64
 
 
 def test_a_visitor_now_and_then_changes_nothing() -> None:
     plan = SparePlan(64)
-    for second in range(10):
-        plan.taken(FEWEST - 1, now=float(second))
+    for number in range(50):
+        plan.taken(now=number * BURST)
     assert plan.target == FEWEST
 
 
@@ -40,8 +42,8 @@ def test_little_that_is_missing_waits_for_more() -> None:
 
 def test_after_a_quiet_time_half_will_do() -> None:
     plan = SparePlan(64)
-    plan.taken(0, now=0.0)
-    plan.taken(0, now=0.0)
+    for _ in range(5):
+        plan.taken(now=0.0)
     plan.rest(now=QUIET_AFTER - 1)
     assert (plan.target, plan.surplus(16)) == (16, 0)
     plan.rest(now=QUIET_AFTER)
