@@ -5,7 +5,7 @@ Imports nothing heavy. The text is in `tunnel.cli.manual_pages`.
 
 from argparse import Action, ArgumentParser, HelpFormatter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 WIDTH = 79  # columns; what a terminal of 80 shows without a break
 INDENT = "    "
@@ -16,8 +16,7 @@ Rows = tuple[tuple[str, str], ...]
 ARGUMENTS, OPTIONS = "positional arguments", "options"  # argparse's own groups
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """What a page says besides names and flags: two sentences, and what follows the flags.
 
     A section is rows of a term and its meaning, under the heading that is its key.
