@@ -79,7 +79,7 @@ def _parse(program: str, argv: Sequence[str], check: Check) -> Namespace:
     parser = daemon_parser(program) if verb is None else verb_parser(program, verb)
     arguments = parser.parse_args(argv if verb is None else argv[1:])
     arguments.verb = verb
-    _check_combinations(parser, arguments, quick_start_of(program))
+    _check_combinations(parser, arguments, program)
     check(parser, arguments)
     return arguments
 
@@ -138,10 +138,11 @@ def _log_format(word: str) -> str:
     return word
 
 
-def _check_combinations(parser: ArgumentParser, arguments: Namespace, quick: list[str]) -> None:
+def _check_combinations(parser: ArgumentParser, arguments: Namespace, program: str) -> None:
     """End with status 2 where flags that were given exclude each other."""
     if arguments.config is not None:
-        extra = [d for d in quick if getattr(arguments, d) is not None and d not in _COMBINES]
+        quick = (dest for dest in quick_start_of(program) if dest not in _COMBINES)
+        extra = [dest for dest in quick if getattr(arguments, dest) is not None]
         if extra:
             parser.error(f"{_spelt(extra[0])} does not go with -c: put it into the file")
     if arguments.stands_for or arguments.content:
