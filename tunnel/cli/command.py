@@ -18,7 +18,8 @@ from tunnel.errors import SettingsError
 from tunnel.runtime.exits import Exit, exit_for
 
 if TYPE_CHECKING:
-    from tunnel.cli.doctor import Findings, Status
+    from tunnel.cli.doctor import Findings
+    from tunnel.runtime.findings import Status
     from tunnel.settings.schema import Schema
     from tunnel.settings.tree import Table
     from tunnel.settings.values import ClientSettings, RelaySettings

@@ -5,21 +5,20 @@ import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tunnel.cli.running import Declined, Unreachable, running
 from tunnel.cli.tables import format_table, is_coloured
 from tunnel.runtime.exits import Exit
-from tunnel.runtime.findings import Finding, Outcome, is_healthy
+from tunnel.runtime.findings import Finding, Outcome, Status, is_healthy
 from tunnel.runtime.logs import set_up_logs
 from tunnel.runtime.loop import run
 from tunnel.settings.values import LogSettings
 
 STATUS_TIMEOUT = 2.0  # seconds that a running program has to answer
 
-Status = Mapping[str, Any]
 Findings = Coroutine[Any, Any, list[Finding]]
 
 INTERRUPTED = 128 + signal.SIGINT

@@ -9,10 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tunnel.cli.banner import Banner
-    from tunnel.cli.doctor import Status
     from tunnel.client.client import Client
     from tunnel.client.events import ClientEvent, EndpointState
-    from tunnel.runtime.findings import Finding
+    from tunnel.runtime.findings import Finding, Status
     from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
     from tunnel.settings.values import ClientSettings

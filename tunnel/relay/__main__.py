@@ -6,9 +6,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunnel.cli.doctor import Status
     from tunnel.relay.server import Opening
-    from tunnel.runtime.findings import Finding
+    from tunnel.runtime.findings import Finding, Status
     from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
     from tunnel.settings.values import RelaySettings

@@ -1,8 +1,12 @@
 """What an examination (the verb `doctor`) has found, as values: one finding is one line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+Status = Mapping[str, Any]
+"""What a running program says of itself, as JSON has it: evidence, beside what is looked at."""
 
 
 class Outcome(StrEnum):

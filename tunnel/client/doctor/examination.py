@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from tunnel.client.doctor.challenge import judge_probe, probe
 from tunnel.client.doctor.knocking import look_at
@@ -25,13 +24,11 @@ from tunnel.client.racing import lanes_of
 from tunnel.client.sessions import Wish, Wishes, wishes_of
 from tunnel.errors import SettingsError
 from tunnel.runtime.buffers import granted_buffers, judge_buffers
-from tunnel.runtime.findings import Finding
+from tunnel.runtime.findings import Finding, Status
 from tunnel.settings.values import ClientSettings, ServerSettings
 from tunnel.tls.identity import load
 from tunnel.transport.doors import takes_datagrams
 from tunnel.transport.options import TransportOptions
-
-Status = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

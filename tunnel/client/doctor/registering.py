@@ -20,7 +20,7 @@ from tunnel.client.sessions import Wish
 from tunnel.client.way import Way
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
-from tunnel.runtime.findings import Check, Finding
+from tunnel.runtime.findings import Check, Finding, Status
 from tunnel.settings.values import EndpointSettings
 from tunnel.stream import Address
 from tunnel.transport.doors import DIALERS
@@ -98,9 +98,7 @@ async def register(wish: Wish, knock: Knock, options: TransportOptions) -> Trial
     return Trial(knock.lane.transport, ending, granted, link.refused)
 
 
-def running_state(
-    status: Mapping[str, Any] | None, server: str, names: frozenset[str]
-) -> Running | None:
+def running_state(status: Status | None, server: str, names: frozenset[str]) -> Running | None:
     """Return what a client's `status` says of these names at a relay; None if it has none of them.
 
     A client that runs on other settings, or with another key, is not the one that is meant.

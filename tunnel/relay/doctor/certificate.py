@@ -1,15 +1,13 @@
 """Whether the certificate that clients are to see is there, fits its key, and is in date."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from tunnel.acme.directories import directory_of
 from tunnel.acme.store import Store
 from tunnel.errors import SettingsError
-from tunnel.runtime.findings import Check, Finding
+from tunnel.runtime.findings import Check, Finding, Status
 from tunnel.settings.values import RelaySettings
 from tunnel.tls.certificates import dns_names, load_chain, parse_certificate
 from tunnel.tls.files import read_private
@@ -58,7 +56,7 @@ def _read(path: Path) -> Kept:
 
 
 def judge_certificate(
-    settings: RelaySettings, kept: Kept, status: Mapping[str, Any] | None, now: datetime
+    settings: RelaySettings, kept: Kept, status: Status | None, now: datetime
 ) -> Finding:
     """Judge the certificate, beside what a running relay says of it."""
     if kept.is_hidden:

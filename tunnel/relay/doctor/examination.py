@@ -1,9 +1,7 @@
 """The whole examination of a relay, told in the order in which a start would meet it."""
 
 import asyncio
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from tunnel.relay.doctor.certificate import judge_certificate, kept_certificate
 from tunnel.relay.doctor.descriptors import allowance, judge_descriptors
@@ -16,10 +14,8 @@ from tunnel.relay.doctor.ports import (
     own_privileges,
 )
 from tunnel.runtime.buffers import granted_buffers, judge_buffers
-from tunnel.runtime.findings import Finding
+from tunnel.runtime.findings import Finding, Status
 from tunnel.settings.values import RelaySettings
-
-Status = Mapping[str, Any]
 
 
 async def examine(settings: RelaySettings, status: Status | None) -> list[Finding]:
