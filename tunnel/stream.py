@@ -21,6 +21,12 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def overlaps(self, other: "Address") -> bool:
+        """Say whether both cannot be bound at once, by one protocol; [::] is for IPv6 alone."""
+        if self.port != other.port or not self.port or (":" in self.host) != (":" in other.host):
+            return False
+        return self.host == other.host or not {"0.0.0.0", "::"}.isdisjoint((self.host, other.host))  # noqa: S104 - compared, not bound
+
 
 TOLD_BYTES = 256 * 1024  # that a direction may have passed on before they are counted
 

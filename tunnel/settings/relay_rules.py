@@ -70,19 +70,12 @@ def _check_addresses(reading: Reading) -> None:
     seen: set[tuple[str, str, Address, Address]] = set()
     for (one, layer, first), (other, also, second) in combinations(bound, 2):
         clash = (one, other, first, second)
-        if layer == also and _overlap(first, second) and clash not in seen:
+        if layer == also and first.overlaps(second) and clash not in seen:
             seen.add(clash)
             reading.fault(
                 ("listeners", other, "listen"),
                 f'"{second}" is taken by listeners.{one} ("{first}")',
             )
-
-
-def _overlap(one: Address, other: Address) -> bool:
-    """Say whether both cannot be bound at once; [::] is bound for IPv6 alone."""
-    if one.port != other.port or one.port == 0 or (":" in one.host) != (":" in other.host):
-        return False
-    return one.host == other.host or bool({one.host, other.host} & {"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
 
 
 def _check_suffixes(reading: Reading) -> None:

@@ -262,8 +262,4 @@ def _all_sockets(settings: Settings) -> dict[Socket, KeyPath]:
 
 def _overlap(one: Socket, other: Socket) -> bool:
     (layer, address, _), (also, second, _) = one, other
-    if layer != also or address.port != second.port or not address.port:
-        return False
-    if (":" in address.host) != (":" in second.host):
-        return False
-    return address.host == second.host or bool({"0.0.0.0", "::"} & {address.host, second.host})  # noqa: S104 - compared, not bound
+    return layer == also and address.overlaps(second)

@@ -23,7 +23,6 @@ from tunnel.relay.doctor.ports import (
     judge_port,
     judge_privileges,
     look_at_ports,
-    overlap,
     try_to_bind,
 )
 from tunnel.runtime.lookups import Lookup
@@ -94,21 +93,6 @@ def test_every_socket_of_the_settings_is_looked_at(settings: RelaySettings) -> N
         ("udp", "127.0.0.1:4433"),
         ("tcp", "127.0.0.1:8443"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "is_so"),
-    [
-        ("127.0.0.1", "127.0.0.1", True),
-        (ANYWHERE, "127.0.0.1", True),
-        ("127.0.0.1", ANYWHERE, True),
-        ("127.0.0.1", "127.0.0.2", False),
-        ("::", "::1", True),
-        ("::", ANYWHERE, False),
-    ],
-)
-def test_addresses_overlap_within_their_family(one: str, other: str, is_so: bool) -> None:
-    assert overlap(Address(one, 443), Address(other, 443)) is is_so
 
 
 TAKEN = Port("public", "tcp", HTTPS, errno.EADDRINUSE, (NGINX,))

@@ -1,7 +1,6 @@
 """Whether the ports of the settings are free, or held by whom, and may be listened on."""
 
 import errno
-import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -61,7 +60,7 @@ def _look_at(listener: ListenerSettings, layer: str, address: Address) -> Port:
     if address.port == 0:
         return Port(listener.name, layer, address)
     holders = holders_of(layer, address.port)
-    certain = tuple(each for each in holders if overlap(each.address, address))
+    certain = tuple(each for each in holders if each.address.overlaps(address))
     if isinstance(address, InheritedAddress):
         return Port(listener.name, layer, address, None, certain)
     if certain:  # not tried: a relay that starts just now must not find us in its way
@@ -85,14 +84,6 @@ def try_to_bind(layer: str, address: Address) -> int | None:
     except OSError as error:
         return error.errno
     return None
-
-
-def overlap(one: Address, other: Address) -> bool:
-    """Say whether two addresses of one port and one family are in each other's way."""
-    first, second = ipaddress.ip_address(one.host), ipaddress.ip_address(other.host)
-    if first.version != second.version:
-        return False
-    return first == second or first.is_unspecified or second.is_unspecified
 
 
 def judge_port(port: Port, own: Own | None) -> Finding:
