@@ -1,4 +1,4 @@
-"""Connecting a plain TCP socket to a relay or a proxy, by whichever of its addresses answers.
+"""Connecting a plain socket: to a Unix socket, or over TCP to whichever address answers.
 
 Nothing is read or written here: what the socket is for, its caller decides.
 """

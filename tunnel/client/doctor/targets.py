@@ -1,7 +1,6 @@
 """Whether the services behind the tunnel answer: each is connected to once, and nothing is said."""
 
 import asyncio
-import socket
 from pathlib import Path
 
 from tunnel.errors import DialFailed
@@ -10,11 +9,11 @@ from tunnel.runtime.lookups import look_up
 from tunnel.settings.tree import dotted
 from tunnel.settings.values import EndpointSettings, Target
 from tunnel.stream import Address
-from tunnel.transport.dialling import connect_socket
-from tunnel.transport.tcp import reason_of
+from tunnel.transport.dialling import connect_socket, connect_unix_socket
 
 LOOKUP_TIMEOUT = 3.0  # seconds
 CONNECT_TIMEOUT = 4.0  # for all addresses together
+OWN_TIMEOUT = CONNECT_TIMEOUT + 1  # of each: never the first to end
 
 
 async def examine_target(endpoint: EndpointSettings) -> Finding:
@@ -48,22 +47,13 @@ async def _places_of(target: Target) -> tuple[list[Address | Path], str]:
 async def _try(place: Address | Path) -> str:
     try:
         if isinstance(place, Path):
-            await _connect_locally(place)
+            sock = await connect_unix_socket(place, OWN_TIMEOUT)
         else:
-            (await connect_socket(place, CONNECT_TIMEOUT + 1)).close()
+            sock = await connect_socket(place, OWN_TIMEOUT)
     except DialFailed as failure:
         return str(failure)
+    sock.close()
     return ""
-
-
-async def _connect_locally(path: Path) -> None:
-    """Connect to a Unix socket, and hang up; raises DialFailed."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, str(path))
-        except OSError as error:
-            raise DialFailed(f"cannot connect to {path}: {reason_of(error)}") from error
 
 
 def judge_target(endpoint: EndpointSettings, trouble: str) -> Finding:
