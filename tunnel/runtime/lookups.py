@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tunnel.settings.network_kinds import is_ip
 from tunnel.transport.tcp import reason_of
 
+RESOLVER_ADVICE = "see /etc/resolv.conf: is a name server there that answers?"
+
 # What getaddrinfo says where name servers have answered: there is no such name, or no address.
 _MISSING = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 

@@ -13,7 +13,7 @@ from tunnel.acme.directories import directory_of
 from tunnel.acme.preflight import MISSING_ADVICE, Verdict, check, wants_preflight
 from tunnel.errors import DialFailed
 from tunnel.runtime.findings import Check, Finding
-from tunnel.runtime.lookups import Lookup, look_up
+from tunnel.runtime.lookups import RESOLVER_ADVICE, Lookup, look_up
 from tunnel.settings.values import AcmeSettings
 from tunnel.stream import Address
 from tunnel.transport.dialling import connect_socket
@@ -122,7 +122,7 @@ def _judge_lookup(line: Check, seen: Probe) -> Finding:
     told = f"{seen.name} does not resolve: {seen.lookup.trouble}"
     if seen.lookup.is_missing:
         return line.failed(told, MISSING_ADVICE)
-    return line.warning(told, "see /etc/resolv.conf: is a name server there that answers?")
+    return line.warning(told, RESOLVER_ADVICE)
 
 
 def _judge_addresses(line: Check, seen: Probe, relays: frozenset[str]) -> Finding:

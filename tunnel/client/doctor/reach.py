@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from tunnel.client.doctor.sights import Knock, Route, Sight, Silence
 from tunnel.client.racing import AUTO, Lane, lanes_of
 from tunnel.runtime.findings import Check, Finding
+from tunnel.runtime.lookups import RESOLVER_ADVICE
 from tunnel.settings.tree import dotted
 from tunnel.settings.values import ServerSettings
 from tunnel.transport.doors import takes_datagrams
@@ -40,7 +41,7 @@ def judge_lookup(server: ServerSettings, sight: Sight) -> Finding:
             seen,
             f"correct address in {_table(server)}, or have an A or AAAA record added",
         )
-    return check.failed(seen, "see /etc/resolv.conf: is a name server there that answers?")
+    return check.failed(seen, RESOLVER_ADVICE)
 
 
 def _table(server: ServerSettings) -> str:

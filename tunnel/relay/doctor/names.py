@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunnel.runtime.findings import Check, Finding
-from tunnel.runtime.lookups import Lookup, look_up
+from tunnel.runtime.lookups import RESOLVER_ADVICE, Lookup, look_up
 from tunnel.settings.values import RelaySettings
 
 LOOKUP_TIMEOUT = 5.0  # seconds, for each name
@@ -82,7 +82,7 @@ def judge_name(led: Led) -> Finding:
     if not lookup.addresses:
         return check.warning(
             f"{wanted.name} could not be looked up: {lookup.trouble}",
-            "see /etc/resolv.conf: is a name server there that answers?",
+            RESOLVER_ADVICE,
         )
     where = ", ".join(lookup.addresses)
     if led.here:
