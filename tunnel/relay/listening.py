@@ -23,7 +23,7 @@ from tunnel.transport.tcp import TcpListener, reason_of
 log = get_log(__name__)
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
-_WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Ports:
         except ListenFailed as fault:
             raise ListenFailed(f"{table}: {fault}", f"{table}.listen") from fault
         except OSError as fault:
-            if address.host != "::" or fault.errno not in _WITHOUT_IPV6:
+            if address.host != "::" or fault.errno not in WITHOUT_IPV6:
                 why = f"cannot listen on {address}: {reason_of(fault)}"
                 raise ListenFailed(f"{table}: {why}", f"{table}.listen") from fault
         if wanted not in self._without_ipv6:

@@ -26,6 +26,7 @@ from tunnel.tls.leaf import Leaf
 from tunnel.transport.doors import DIALERS
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.proxy import Proxy, connect_through
+from tunnel.transport.tcp import family_of
 
 LOOKUP_TIMEOUT = 3.0  # seconds, as all here
 KNOCK_TIMEOUT = 4.0  # from the first packet to the relay's hello
@@ -89,9 +90,8 @@ async def _all(knocks: Iterable[Coroutine[Any, Any, Knock]]) -> tuple[Knock, ...
 
 def route_to(address: Address) -> Route:
     """Return whether the kernel knows a way to an address; nothing is sent."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        with socket.socket(family_of(address.host), socket.SOCK_DGRAM) as sock:
             sock.connect((address.host, address.port))
     except OSError as error:
         return Route(address, (error.strerror or str(error)).lower())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tunnel.runtime.findings import Check, Finding
 from tunnel.runtime.lookups import RESOLVER_ADVICE, Lookup, look_up
 from tunnel.settings.values import RelaySettings
+from tunnel.transport.tcp import family_of
 
 LOOKUP_TIMEOUT = 5.0  # seconds, for each name
 NAMES_MAX = 32  # that are looked up, all at once
@@ -59,9 +60,8 @@ async def _look_at(wanted: Wanted) -> Led:
 
 def is_here(host: str) -> bool:
     """Say whether an IP address is one of this machine's."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
             sock.bind((host, 0))
     except OSError:
         return False

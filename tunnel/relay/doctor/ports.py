@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunnel.relay.doctor.holders import Holder, holders_of
-from tunnel.relay.listening import KINDS
+from tunnel.relay.listening import KINDS, WITHOUT_IPV6
 from tunnel.runtime.findings import Check, Finding
 from tunnel.settings.reload import sockets_of
 from tunnel.settings.tree import dotted
 from tunnel.settings.values import InheritedAddress, ListenerSettings, RelaySettings
 from tunnel.stream import Address
+from tunnel.transport.tcp import family_of
 
 SERVICE_MANAGER = 1  # the process that binds `fd:` addresses
 CAP_NET_BIND_SERVICE = 10  # linux/capability.h
 UNPRIVILEGED_START = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 USUAL_START = 1024
-
-_WITHOUT_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def _look_at(listener: ListenerSettings, layer: str, address: Address) -> Port:
 
 def try_to_bind(layer: str, address: Address) -> int | None:
     """Return the error number of binding an address as a relay does; None if it can be bound."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    family = family_of(address.host)
     try:
         with socket.socket(family, KINDS[layer]) as sock:
             if layer == "tcp":
@@ -109,7 +108,7 @@ def _judge_error(port: Port, error: int) -> Finding:
     check, where = port.check, f"listen in {dotted(('listeners', port.listener))}"
     if error in (errno.EACCES, errno.EPERM):
         return check.skipped("this user may not listen there: see privileges")
-    if port.address.host == "::" and error in _WITHOUT_IPV6:
+    if port.address.host == "::" and error in WITHOUT_IPV6:
         return check.warning("there is no IPv6 on this machine", "without it, IPv4 alone is served")
     if error == errno.EADDRNOTAVAIL:
         seen = f"this machine does not have the address {port.address.host}"
