@@ -133,6 +133,15 @@ async def knock(
     return Knock(lane, address, met)
 
 
+def way_to(server: ServerSettings, address: Address, options: TransportOptions) -> Way:
+    """Return the way to one address of a relay, whatever else its name has."""
+
+    async def only(_: Address) -> list[Address]:
+        return [address]
+
+    return Way(server, options, DIALERS, only)
+
+
 async def _meet(
     server: ServerSettings,
     lane: Lane,
@@ -141,12 +150,8 @@ async def _meet(
     timeout: float,
 ) -> Meeting:
     """Return what the relay at one address shows, dialled as `server` says; raises TunnelError."""
-
-    async def only(_: Address) -> list[Address]:
-        return [address]
-
     hurried = replace(options, handshake_timeout=min(timeout, options.handshake_timeout))
-    way = Way(server, hurried, DIALERS, only)
+    way = way_to(server, address, hurried)
     try:
         async with asyncio.timeout(timeout):
             connection = await way.dial(lane)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunnel.client.challenges import Challenges
+from tunnel.client.doctor.knocking import way_to
 from tunnel.client.doctor.sights import Knock
 from tunnel.client.ending import Ending
 from tunnel.client.endpoints import Keypair
@@ -17,13 +18,10 @@ from tunnel.client.forward import Forwarder
 from tunnel.client.link import Claim, Link, Passage
 from tunnel.client.refusals import advice, stanza
 from tunnel.client.sessions import Wish
-from tunnel.client.way import Way
 from tunnel.protocol.fields import Reason
 from tunnel.protocol.heartbeat import Action
 from tunnel.runtime.findings import Check, Finding, Status
 from tunnel.settings.values import EndpointSettings
-from tunnel.stream import Address
-from tunnel.transport.doors import DIALERS
 from tunnel.transport.options import TransportOptions
 
 REGISTER_TIMEOUT = 3.0  # seconds
@@ -78,14 +76,10 @@ class _Leaver:
 
 async def register(wish: Wish, knock: Knock, options: TransportOptions) -> Trial:
     """Register over what has answered a knock, and leave. Cancel-safe."""
-
-    async def only(_: Address) -> list[Address]:
-        return [knock.address]
-
     hurried = replace(options, handshake_timeout=REGISTER_TIMEOUT)
     challenges = Challenges()
     passage = Passage(
-        way=Way(wish.server, hurried, DIALERS, only),
+        way=way_to(wish.server, knock.address, hurried),
         claim=Claim(wish.keypair, secrets.token_bytes(16), tuple(wish.names), wish.extension),
         forwarder=Forwarder({}, LINGER_TIMEOUT, challenges),
         challenges=challenges,
