@@ -11,6 +11,7 @@ from tunnel.settings.tree import (
     Table,
     dotted,
     find,
+    header,
     is_masked,
     leaves,
     quote_key,
@@ -26,7 +27,7 @@ def show_config(schema: Schema, tree: Table, environment: Mapping[str, str]) -> 
             lines = list(_lines(section, path, tree, environment))
             shown |= {(*path, key.name) for key in section.keys}
             if lines:
-                blocks.append("\n".join([f"[{dotted(path)}]", *lines]))
+                blocks.append("\n".join([header(path), *lines]))
     rest = [(path, leaf) for path, leaf in leaves(tree) if path not in shown]
     blocks += [f"{dotted(path)} = {_with_origin(leaf)}" for path, leaf in rest]
     return "\n\n".join(blocks) + "\n"

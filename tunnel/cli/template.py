@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from tunnel.settings.kinds import written
 from tunnel.settings.schema import ANY, REQUIRED, UNSET, Computed, Key, Schema, Section
-from tunnel.settings.tree import KeyPath, dotted
+from tunnel.settings.tree import KeyPath, header
 
 _WIDTH = 96
 _HEAD = """\
@@ -51,7 +51,7 @@ def _block(section: Section, path: KeyPath, values: Mapping[str, object], commen
     """Return a table with every key of its section."""
     is_comment = bool(section.is_only_example or section.not_built or len(path) > 2)
     off = "#" if is_comment else ""
-    lines = [comment, f"{off}[{dotted(path)}]\n"]
+    lines = [comment, f"{off}{header(path)}\n"]
     for key in section.keys:
         value = values.get(key.name)
         lines.append(_comment(_explain(key)))
@@ -63,7 +63,7 @@ def _block(section: Section, path: KeyPath, values: Mapping[str, object], commen
 def _brief(path: KeyPath, values: Mapping[str, object]) -> str:
     """Return a further table of a section, with nothing but what it needs."""
     lines = [f"{key} = {written(value)}\n" for key, value in values.items()]
-    return "".join([f"[{dotted(path)}]\n", *lines])
+    return "".join([f"{header(path)}\n", *lines])
 
 
 def _explain(key: Key) -> str:

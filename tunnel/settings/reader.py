@@ -17,6 +17,7 @@ from tunnel.settings.tree import (
     Table,
     Where,
     dotted,
+    header,
     is_masked,
     quote_key,
     where_is,
@@ -103,7 +104,7 @@ class Reading:
             return node
         if node is not None:
             example = (*path, "NAME") if self.schema.section((*path, ANY)) else path
-            self.fault(path, f"{_found(node)} is not a table (expected [{dotted(example)}])")
+            self.fault(path, f"{_found(node)} is not a table (expected {header(example)})")
         return Table(where)
 
     def _read_named(self, pattern: KeyPath, path: KeyPath, table: Table) -> dict[str, Any]:

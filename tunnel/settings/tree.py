@@ -91,6 +91,11 @@ def dotted(path: KeyPath) -> str:
     return ".".join(quote_key(part) for part in path)
 
 
+def header(path: KeyPath) -> str:
+    """Return the header of the table at a path, as TOML writes it: ``[servers.eu]``."""
+    return f"[{dotted(path)}]"
+
+
 def quote_key(part: str) -> str:
     """Return one part of a key, quoted where TOML wants it."""
     if _BARE_KEY.fullmatch(part):

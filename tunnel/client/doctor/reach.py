@@ -6,7 +6,7 @@ from tunnel.client.doctor.sights import Knock, Route, Sight, Silence
 from tunnel.client.racing import AUTO, Lane, lanes_of
 from tunnel.runtime.findings import Check, Finding
 from tunnel.runtime.lookups import RESOLVER_ADVICE
-from tunnel.settings.tree import dotted
+from tunnel.settings.tree import header
 from tunnel.settings.values import ServerSettings
 from tunnel.transport.doors import takes_datagrams
 
@@ -37,15 +37,9 @@ def judge_lookup(server: ServerSettings, sight: Sight) -> Finding:
     if server.proxy is not None:
         return check.warning(seen, "UDP goes past the proxy, and needs the name; TCP does not")
     if lookup.is_missing:
-        return check.failed(
-            seen,
-            f"correct address in {_table(server)}, or have an A or AAAA record added",
-        )
+        table = header(("servers", server.name))
+        return check.failed(seen, f"correct address in {table}, or have an A or AAAA record added")
     return check.failed(seen, RESOLVER_ADVICE)
-
-
-def _table(server: ServerSettings) -> str:
-    return f"[{dotted(('servers', server.name))}]"
 
 
 def judge_family(server: ServerSettings, sight: Sight, family: str) -> Finding:
@@ -84,10 +78,9 @@ def judge_proxy(server: ServerSettings, sight: Sight) -> Finding:
     if sight.proxy is None:
         return check.skipped("the transport in the settings does not go through it")
     if sight.proxy.trouble:
-        return check.failed(
-            sight.proxy.trouble,
-            f"correct proxy in {_table(server)}, or have it let {server.address} through",
-        )
+        table = header(("servers", server.name))
+        advice = f"correct proxy in {table}, or have it let {server.address} through"
+        return check.failed(sight.proxy.trouble, advice)
     return check.ok(f"it connects to {server.address}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tunnel.errors import DialFailed
 from tunnel.runtime.findings import Check, Finding
 from tunnel.runtime.lookups import look_up
-from tunnel.settings.tree import dotted
+from tunnel.settings.tree import header
 from tunnel.settings.values import EndpointSettings, Target
 from tunnel.stream import Address
 from tunnel.transport.dialling import connect_socket, connect_unix_socket
@@ -62,5 +62,5 @@ def judge_target(endpoint: EndpointSettings, trouble: str) -> Finding:
     if not trouble:
         return check.ok(f"{endpoint.target} answers")
     return check.failed(
-        trouble, f"start the service, or correct target in [{dotted(('endpoints', endpoint.name))}]"
+        trouble, f"start the service, or correct target in {header(('endpoints', endpoint.name))}"
     )

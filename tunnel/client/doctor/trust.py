@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from tunnel.client.doctor.sights import Knock, Meeting, Sight
 from tunnel.runtime.findings import Check, Finding
-from tunnel.settings.tree import dotted
+from tunnel.settings.tree import header
 from tunnel.settings.values import ServerSettings
 
 CLOSE = timedelta(minutes=1)  # as near as clocks need to be
@@ -64,8 +64,8 @@ def _mend(server: ServerSettings, met: Meeting) -> str:
         return "have the relay's certificate renewed: it has expired"
     if met.ours < met.leaf.not_before:
         return "have the relay's certificate replaced, or wait: it is not valid yet"
-    here = f"[{dotted(('servers', server.name))}]"
-    return f"set server_name, ca or pin in {here}; the relay prints its pin at each start"
+    table = header(("servers", server.name))
+    return f"set server_name, ca or pin in {table}; the relay prints its pin at each start"
 
 
 def judge_pin(server: ServerSettings, met: Meeting | None) -> Finding:
@@ -81,7 +81,7 @@ def judge_pin(server: ServerSettings, met: Meeting | None) -> Finding:
     return check.failed(
         f"{seen}, not sha256:{server.pin.hex()}",
         "if its operator confirms that key (it prints it at each start), "
-        f"set it as pin in [{dotted(('servers', server.name))}]; else somebody stands in between",
+        f"set it as pin in {header(('servers', server.name))}; else somebody stands in between",
     )
 
 
