@@ -123,7 +123,7 @@ class Issuer:
     ) -> None:
         self._settings = settings
         directory = directory_of(settings.directory)
-        self._store = Store(state_dir / "acme" / directory.slug)
+        self._store = Store.below(state_dir, directory)
         self._orders = Orders(settings, directory, self._store, resolver)
         self._places = asyncio.Semaphore(ORDERS_AT_ONCE)
         self._now = now

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from tunnel.acme.directories import Directory
 from tunnel.acme.schedule import Record
 from tunnel.errors import NotWritable, SettingsError
 from tunnel.log import PEER_TEXT_LIMIT, get_log
@@ -83,6 +84,11 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    @classmethod
+    def below(cls, state_dir: Path, directory: Directory) -> "Store":
+        """Return the files that a program keeps of an authority."""
+        return cls(state_dir / "acme" / directory.slug)
 
     @property
     def account_file(self) -> Path:

@@ -19,6 +19,7 @@ from tunnel.tls.slots import Certificate, CertificateSlot
 from tunnel.tls.watching import WatchedFiles
 
 SELF_SIGNED_NAME = "tunnel-relay.invalid"
+STORED_AS = "relay"  # in the state directory, what is self-signed
 
 log = get_log(__name__)
 
@@ -109,7 +110,7 @@ def _origin(settings: RelaySettings) -> tuple[RelayCertificate, AcmeSettings | N
 
 
 def _self_signed(directory: Path, names: tuple[str, ...]) -> Certificate:
-    return stored_self_signed(directory, "relay", names, now=datetime.now(UTC))
+    return stored_self_signed(directory, STORED_AS, names, now=datetime.now(UTC))
 
 
 def _failed(_cause: str, _retry_in: float) -> None:

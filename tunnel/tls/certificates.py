@@ -117,6 +117,11 @@ def _require_ends(text: bytes) -> None:
         raise ValueError("is truncated: a PEM block does not end")
 
 
+def self_signed_file(directory: Path, name: str) -> Path:
+    """Return where `stored_self_signed` keeps a certificate, with its key."""
+    return directory / f"{quote(name, safe='')}.pem"
+
+
 def stored_self_signed(
     directory: Path,
     name: str,
@@ -141,7 +146,7 @@ def stored_self_signed(
 def _stored(
     directory: Path, name: str, names: Sequence[str], now: datetime, extension: bytes | None
 ) -> Certificate:
-    path = directory / f"{quote(name, safe='')}.pem"
+    path = self_signed_file(directory, name)
     stored = _read_stored(path)
     if stored is None:
         make_private_directory(directory)

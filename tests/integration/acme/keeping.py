@@ -126,7 +126,7 @@ class Keeper:
     ) -> None:
         self.clock = clock or Clock()
         self.path = path
-        self.store = Store(folder / "acme" / directory_of(settings.directory).slug)
+        self.store = Store.below(folder, directory_of(settings.directory))
         self.issuer = Issuer(
             settings,
             folder,

@@ -36,7 +36,7 @@ class Life:
     failed_at: list[datetime] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store = Store(self.folder / "acme" / directory_of(NOBODY).slug)
+        self.store = Store.below(self.folder, directory_of(NOBODY))
 
     def issuer(self, **options: Any) -> Issuer:
         options = {"draw": lambda: 0.5, "sleep": self.sleep} | options

@@ -7,9 +7,10 @@ from pathlib import Path
 from tunnel.acme.directories import directory_of
 from tunnel.acme.store import Store
 from tunnel.errors import SettingsError
+from tunnel.relay.certificate import STORED_AS
 from tunnel.runtime.findings import Check, Finding, Status
 from tunnel.settings.values import RelaySettings
-from tunnel.tls.certificates import dns_names, load_chain, parse_certificate
+from tunnel.tls.certificates import dns_names, load_chain, parse_certificate, self_signed_file
 from tunnel.tls.files import read_private
 from tunnel.tls.slots import Certificate
 
@@ -34,10 +35,9 @@ def kept_certificate(settings: RelaySettings) -> Kept:
         if wanted.chain_file is not None and wanted.key_file is not None:
             return Kept(load_chain(wanted.chain_file, wanted.key_file))
         if wanted.mode == "acme":
-            directory = directory_of(settings.acme.directory).slug
-            store = Store(settings.state_dir / "acme" / directory)
+            store = Store.below(settings.state_dir, directory_of(settings.acme.directory))
             return _read(store.certificate_file(wanted.names))
-        return _read(settings.state_dir / "relay.pem")
+        return _read(self_signed_file(settings.state_dir, STORED_AS))
     except SettingsError as error:
         is_hidden = isinstance(error.__cause__, PermissionError)
         return Kept(fault=error.faults[0], is_hidden=is_hidden)
