@@ -86,8 +86,7 @@ def judge_proxy(server: ServerSettings, sight: Sight) -> Finding:
 
 def judge_lane(server: ServerSettings, sight: Sight, lane: Lane) -> Finding:
     """Judge one transport, by the protocol that carries it."""
-    protocol = protocol_of(lane)
-    check, knocks = Check(protocol.lower(), server.name), _over(sight, lane)
+    check, knocks = Check(_protocol_of(lane).lower(), server.name), _over(sight, lane)
     if lane not in sight.lanes:
         return check.skipped("not used: transport says so in the settings")
     if not knocks:
@@ -98,13 +97,13 @@ def judge_lane(server: ServerSettings, sight: Sight, lane: Lane) -> Finding:
         return check.ok(f"the relay answers at {where}")
     trouble = knocks[0].trouble
     seen = trouble.words if trouble is not None else "no answer"
-    advice = advise(sight, knocks[0], protocol)
+    advice = _advise(sight, knocks[0])
     if server.proxy is not None and takes_datagrams((lane.transport,)):
         return check.warning(f"{seen} (it does not go through the proxy)", advice)
     return check.failed(seen, advice)
 
 
-def protocol_of(lane: Lane) -> str:
+def _protocol_of(lane: Lane) -> str:
     """Return what carries a transport, in the words of a firewall."""
     return "UDP" if takes_datagrams((lane.transport,)) else "TCP"
 
@@ -113,9 +112,9 @@ def _over(sight: Sight, lane: Lane) -> list[Knock]:
     return [knock for knock in sight.knocks if knock.lane == lane]
 
 
-def advise(sight: Sight, knock: Knock, protocol: str) -> str:
+def _advise(sight: Sight, knock: Knock) -> str:
     """Return what to do about an attempt that nobody has answered as a relay does."""
-    port = f"{protocol} port {knock.address.port}"
+    port = f"{_protocol_of(knock.lane)} port {knock.address.port}"
     silence = knock.trouble.silence if knock.trouble is not None else Silence.UNANSWERED
     if silence is Silence.REFUSED:
         return f"nothing listens on {port} there: is the relay running, is the port right?"
