@@ -66,9 +66,8 @@ class Hello:
     nonce: Annotated[bytes, octets(32, 32)]
     relay: Annotated[str, text(64)]
     features: Annotated[tuple[str, ...], _FEATURES]
-    time: Annotated[int | None, _TIME] = (
-        None  # by the relay's clock, for a client that doubts its own
-    )
+    # By the relay's clock, for a client that doubts its own.
+    time: Annotated[int | None, _TIME] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Visits:
-    """Visitors, of whom more is counted elsewhere."""
+    """Visitors; relay and client each count more of theirs."""
 
     open: int = 0
     total: int = 0
