@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.settings.documents import CLIENT, write
-from tunnel.client.doctor.challenge import Probe, judge_probe
+from tunnel.client.doctor.challenge import NameSight, judge_challenge
 from tunnel.client.doctor.examination import load_identities
 from tunnel.client.doctor.knocking import trouble_of
 from tunnel.client.doctor.reach import judge_reach
@@ -371,28 +371,28 @@ def test_keys_are_read_and_never_made(tmp_path: Path) -> None:
 # -- challenge path, target
 
 
-SHOP = Probe("shop.test", Lookup("shop.test", ("192.0.2.1",)), ("192.0.2.1",))
+SHOP = NameSight("shop.test", Lookup("shop.test", ("192.0.2.1",)), ("192.0.2.1",))
 RELAYS = frozenset({"192.0.2.1"})
 
 
 def test_a_name_at_whose_address_a_relay_answers_can_be_validated() -> None:
-    assert judge_probe(SHOP, RELAYS).outcome == "ok"
+    assert judge_challenge(SHOP, RELAYS).outcome == "ok"
 
 
 def test_a_closed_port_443_fails() -> None:
     closed = replace(SHOP, answered=(), troubles=("192.0.2.1:443: refused",))
-    finding = judge_probe(closed, RELAYS)
+    finding = judge_challenge(closed, RELAYS)
     assert (finding.outcome, "port 443" in finding.advice) == ("failed", True)
 
 
 def test_one_address_of_two_that_does_not_answer_fails() -> None:
     two = replace(SHOP, troubles=("[2001:db8::1]:443: no answer",))
-    assert judge_probe(two, RELAYS).outcome == "failed"
+    assert judge_challenge(two, RELAYS).outcome == "failed"
 
 
 def test_a_name_that_leads_elsewhere_is_a_warning_and_unknown_relays_are_none() -> None:
-    assert judge_probe(SHOP, frozenset({"192.0.2.9"})).outcome == "warning"
-    assert judge_probe(SHOP, frozenset()).outcome == "ok"
+    assert judge_challenge(SHOP, frozenset({"192.0.2.9"})).outcome == "warning"
+    assert judge_challenge(SHOP, frozenset()).outcome == "ok"
 
 
 @pytest.mark.parametrize(("is_missing", "outcome"), [(True, "failed"), (False, "warning")])
@@ -400,7 +400,7 @@ def test_a_name_that_does_not_resolve_is_not_a_name_that_cannot_be_asked(
     is_missing: bool, outcome: str
 ) -> None:
     lookup = Lookup("shop.test", trouble="no", is_missing=is_missing)
-    assert judge_probe(Probe("shop.test", lookup), RELAYS).outcome == outcome
+    assert judge_challenge(NameSight("shop.test", lookup), RELAYS).outcome == outcome
 
 
 def test_a_target_that_does_not_answer_fails() -> None:

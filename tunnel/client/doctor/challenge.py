@@ -29,7 +29,7 @@ _UNKNOWN_HERE = "TLSV1_UNRECOGNIZED_NAME"  # OpenSSL's word for the alert of RFC
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class NameSight:
     """What was seen of the way to one name; `troubles` are of the addresses that did not do."""
 
     name: str
@@ -39,7 +39,7 @@ class Probe:
     verdict: Verdict = field(default_factory=Verdict)
 
 
-async def probe(name: str, settings: AcmeSettings) -> Probe:
+async def look_at_name(name: str, settings: AcmeSettings) -> NameSight:
     """Look for the way to a name as an authority would. Cancel-safe."""
     async with asyncio.TaskGroup() as group:
         verdict = group.create_task(_preflight(name, settings))
@@ -47,7 +47,7 @@ async def probe(name: str, settings: AcmeSettings) -> Probe:
         hosts = lookup.addresses[:ADDRESSES_MAX]
         answers = [group.create_task(_knock(name, host)) for host in hosts]
     troubles = dict(zip(hosts, (task.result() for task in answers), strict=True))
-    return Probe(
+    return NameSight(
         name,
         lookup,
         tuple(host for host, trouble in troubles.items() if not trouble),
@@ -102,7 +102,7 @@ def _validating() -> ssl.SSLContext:
     return context
 
 
-def judge_probe(seen: Probe, relays: frozenset[str]) -> Finding:
+def judge_challenge(seen: NameSight, relays: frozenset[str]) -> Finding:
     """Judge the way to a name; `relays` are the addresses of which it should have one, if known."""
     line = Check("challenge", seen.name)
     if not seen.lookup.addresses:
@@ -118,14 +118,14 @@ def judge_probe(seen: Probe, relays: frozenset[str]) -> Finding:
     return _judge_addresses(line, seen, relays)
 
 
-def _judge_lookup(line: Check, seen: Probe) -> Finding:
+def _judge_lookup(line: Check, seen: NameSight) -> Finding:
     told = f"{seen.name} does not resolve: {seen.lookup.trouble}"
     if seen.lookup.is_missing:
         return line.failed(told, MISSING_ADVICE)
     return line.warning(told, RESOLVER_ADVICE)
 
 
-def _judge_addresses(line: Check, seen: Probe, relays: frozenset[str]) -> Finding:
+def _judge_addresses(line: Check, seen: NameSight, relays: frozenset[str]) -> Finding:
     """Judge a name at whose addresses relays answer."""
     addresses = seen.lookup.addresses
     if relays and relays.isdisjoint(addresses):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tunnel.client.doctor.challenge import judge_probe, probe
+from tunnel.client.doctor.challenge import judge_challenge, look_at_name
 from tunnel.client.doctor.knocking import look_at
 from tunnel.client.doctor.reach import judge_reach
 from tunnel.client.doctor.registering import (
@@ -62,17 +62,17 @@ async def examine(settings: ClientSettings, status: Status | None) -> list[Findi
         servers = [
             group.create_task(_examine_server(case, server)) for server in settings.servers.values()
         ]
-        probes = [
-            (endpoint, group.create_task(probe(name, settings.acme)))
+        names = [
+            (endpoint, group.create_task(look_at_name(name, settings.acme)))
             for endpoint in case.endpoints
             for name in endpoint.acme_names
         ]
         targets = [group.create_task(examine_target(each)) for each in settings.endpoints.values()]
     sights = dict(zip(settings.servers, (task.result()[0] for task in servers), strict=True))
     findings = [finding for task in servers for finding in task.result()[1]]
-    for endpoint, task in probes:
+    for endpoint, task in names:
         known = _relay_hosts(sights[name] for name in endpoint.settings.servers)
-        findings.append(judge_probe(task.result(), known))
+        findings.append(judge_challenge(task.result(), known))
     findings += [task.result() for task in targets]
     return [*findings, *_buffers(settings)]
 
