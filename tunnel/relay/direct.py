@@ -66,10 +66,10 @@ class DirectRouting:
             if chosen is None:
                 return Unserved(said, attempt)
             link, spare = chosen
-            if not attempt:
-                tune(visitor)
             trial = Trial(poller(), visitor, spare.sock, self._terms(link))
             with self._under_way(link, trial):
+                if not attempt:
+                    tune(visitor)
                 sealed = spare.sealed(encode(header()))
                 trial.begin(sealed, said, self._timeouts.open_stream)
                 outcome = await trial.settled

@@ -84,6 +84,8 @@ class Joint:
 
     def cut(self, code: Code = Code.ABORTED) -> None:
         """Reset both; after the end it does nothing."""
+        if self._settle is None:
+            return
         for sock in (self.near, self.far):
             reset(sock)
         self._end(code)
