@@ -249,7 +249,14 @@ def settle(bundle: Bundle, environment: Mapping[str, str]) -> str:
 
 
 def start(archive: str) -> NoReturn:
-    """Run the program in `archive`, and exit as it says."""
+    """Run the program in `archive`, and exit as it says; without a word if it is interrupted."""
+    try:
+        sys.exit(_run(archive))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _run(archive: str) -> int:
     try:
         bundle = Bundle(archive)
         unmet = bundle.unmet(Place.here())
@@ -259,7 +266,8 @@ def start(archive: str) -> NoReturn:
     except (OSError, ImportError, ValueError) as error:
         raise _refusal(f"is damaged: {error}", CANNOT_READ) from error
     module, _, function = bundle.entry.partition(":")
-    sys.exit(getattr(import_module(module), function)())
+    status: int = getattr(import_module(module), function)()
+    return status
 
 
 def _refusal(sentence: str, status: int) -> SystemExit:

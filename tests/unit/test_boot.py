@@ -53,6 +53,42 @@ def _imports_more(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.ImportFrom)
 
 
+@pytest.mark.parametrize("moment", ["while it is imported", "while it runs"])
+def test_an_interrupted_program_ends_without_a_word(moment: str, tmp_path: Path) -> None:
+    interrupt = "os.kill(os.getpid(), signal.SIGINT)"
+    program = {
+        "while it is imported": f"import os, signal\n{interrupt}\n",
+        "while it runs": f"import os, signal\ndef main():\n    {interrupt}\n",
+    }[moment]
+    done = subprocess.run(
+        [sys.executable, "-I", runnable(tmp_path, program)],
+        env={"SHIV_ROOT": str(tmp_path / "cache")},
+        capture_output=True,
+        check=False,
+        timeout=15,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def runnable(folder: Path, program: str) -> Path:
+    """Return an archive for this very Python, whose program is one file with a `main`."""
+    here = Place.here()
+    about = {
+        "minors": [sys.version_info[1]],
+        "machine": here.machine,
+        "glibc": [2, 0],
+        "sizes": {"program.py": len(program)},
+    }
+    archive = folder / "program.pyz"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(boot.__file__, "__main__.py")
+        entry = {"entry_point": "program:main", "build_id": "0" * 16}
+        file.writestr("environment.json", json.dumps(entry))
+        file.writestr("bundle.json", json.dumps(about))
+        file.writestr("site-packages/program.py", program)
+    return archive
+
+
 def bundle(folder: Path, key: str = "0" * 16) -> Bundle:
     """Return an archive with two files, for CPython 3.11 on x86_64 with glibc 2.28."""
     about = {"minors": [11], "machine": "x86_64", "glibc": [2, 28], "sizes": {"a.py": 1, "b/c": 2}}

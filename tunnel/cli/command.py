@@ -59,7 +59,7 @@ def run_client_command(
 
 
 def _guard(run: Callable[[], int]) -> int:
-    """Return the status of `run`, of argparse's early end, or of faults in settings (73, 78).
+    """Return the status of `run`, of its early end, or of faults in settings (73, 78).
 
     The latter may show as late as when a daemon or a verb reads the key that settings name.
     """
@@ -67,6 +67,8 @@ def _guard(run: Callable[[], int]) -> int:
         return run()
     except BrokenPipeError:
         return _end_without_reader()
+    except KeyboardInterrupt:  # a verb, or a daemon that has no handler yet
+        return 128 + signal.SIGINT
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.DONE
     except SettingsError as error:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -21,8 +20,6 @@ STATUS_TIMEOUT = 2.0  # seconds that a running program has to answer
 
 Findings = Coroutine[Any, Any, list[Finding]]
 
-INTERRUPTED = 128 + signal.SIGINT
-
 
 def run_doctor(
     program: str, arguments: Namespace, examine: Callable[[Status | None], Findings]
@@ -34,10 +31,7 @@ def run_doctor(
     """
     set_up_logs(LogSettings(level=arguments.log_level or "error", format="text"))
     status = _status(program, arguments)
-    try:
-        findings = run(examine(status))
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    findings = run(examine(status))
     health = is_healthy(findings)
     if arguments.json:
         pid = None if status is None else status.get("pid")

@@ -21,12 +21,13 @@ STATUSES: Mapping[int, str] = MappingProxyType(
         Exit.CANNOT_WRITE: "a file cannot be written (keys and `state_dir` included)",
         Exit.CANNOT_READ: "a file cannot be read",
         Exit.SETTINGS: "faults in settings, or in a key file; `reload`: nothing was changed",
-        130: "ended at once by a second SIGINT",
+        130: "ended at once by a second SIGINT; a verb, or a start, by the first",
         141: "whoever read the output of a verb has left, as `head` does",
         143: "ended at once by a second SIGTERM",
     }
 )
 _UNUSABLE = "bad usage"
+_INTERRUPTED = "interrupted"
 _WRITING: Mapping[int, str] = {
     Exit.DONE: "done",
     Exit.USAGE: _UNUSABLE,
@@ -46,6 +47,7 @@ _ASKING: Mapping[int, str] = {
     Exit.UNAVAILABLE: STATUSES[Exit.UNAVAILABLE],
     Exit.CANNOT_READ: "the settings cannot be read",
     Exit.SETTINGS: "a fault in what the settings say of the control socket",
+    130: _INTERRUPTED,
 }
 
 
@@ -245,7 +247,7 @@ VERB_PAGES: Mapping[str, tuple[str, Mapping[int, str], Rows]] = MappingProxyType
                 Exit.USAGE: STATUSES[Exit.USAGE],
                 Exit.CANNOT_READ: "the settings cannot be read",
                 Exit.SETTINGS: "faults in settings: nothing was examined",
-                130: "interrupted",
+                130: _INTERRUPTED,
             },
             (
                 ("PROGRAM.pyz doctor -c PROGRAM.toml", "as a table, each fault with what to do"),

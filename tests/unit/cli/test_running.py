@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -278,6 +279,26 @@ def test_a_reader_who_leaves_ends_a_verb_without_a_word(folder: Path, words: str
         )
     os.close(gone)
     assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "status --check", "reload", "reload --dry-run", "drain", "cert list", "doctor"],
+)
+def test_a_verb_that_is_interrupted_ends_without_a_word(folder: Path, words: str) -> None:
+    command = [sys.executable, "-m", "tunnel.relay", *words.split(), "--socket", "x.sock"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tunnel.__file__).parents[1])}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "x.sock"))
+        listener.listen()
+        listener.settimeout(15)
+        verb = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+        with verb, listener.accept()[0]:
+            verb.send_signal(signal.SIGINT)
+            output = verb.communicate(timeout=15)
+    assert (verb.returncode, *output) == (130, b"", b"")
 
 
 # -- one of several clients

@@ -95,7 +95,8 @@ def test_every_socket_of_the_settings_is_looked_at(settings: RelaySettings) -> N
     ]
 
 
-TAKEN = Port("public", "tcp", HTTPS, errno.EADDRINUSE, (NGINX,))
+PUBLIC = ("listeners", "public", "listen")
+TAKEN = Port(PUBLIC, "tcp", HTTPS, errno.EADDRINUSE, (NGINX,))
 
 
 def test_a_port_that_another_program_has_fails_and_names_it() -> None:
@@ -107,6 +108,18 @@ def test_a_port_that_another_program_has_fails_and_names_it() -> None:
 def test_a_port_that_this_relay_has_is_well() -> None:
     assert judge_port(TAKEN, OWN).outcome == "ok"
     assert judge_port(replace(TAKEN, layer="udp"), OWN).outcome == "failed"
+
+
+def test_the_metrics_address_is_looked_at_like_every_other(
+    settings: RelaySettings, listening: Address
+) -> None:
+    watched = replace(settings, admin=replace(settings.admin, metrics=listening))
+    port = look_at_ports(watched)[-1]
+    assert judge_port(port, Own(os.getpid(), frozenset())).outcome == "ok"
+    finding = judge_port(port, OWN)
+    assert (finding.outcome, finding.of) == ("failed", f"tcp {listening}")
+    assert f"process {os.getpid()} " in finding.seen
+    assert finding.advice == "stop that, or take another port in admin.metrics"
 
 
 def test_a_holder_that_may_not_be_seen_may_be_this_relay() -> None:
@@ -128,7 +141,7 @@ def test_a_holder_that_may_not_be_seen_may_be_this_relay() -> None:
 def test_a_port_that_nobody_has_is_judged_by_the_attempt(
     error: int | None, host: str, outcome: str
 ) -> None:
-    assert judge_port(Port("public", "tcp", Address(host, 443), error), None).outcome == outcome
+    assert judge_port(Port(PUBLIC, "tcp", Address(host, 443), error), None).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -144,7 +157,7 @@ def test_a_port_that_nobody_has_is_judged_by_the_attempt(
 def test_an_inherited_address_is_systemds_to_bind(
     holders: tuple[Holder, ...], outcome: str
 ) -> None:
-    port = Port("public", "tcp", InheritedAddress(*HTTPS), None, holders)
+    port = Port(PUBLIC, "tcp", InheritedAddress(*HTTPS), None, holders)
     assert judge_port(port, None).outcome == outcome
 
 
@@ -161,7 +174,7 @@ def test_low_ports_need_a_capability() -> None:
 
 
 def test_ports_that_systemd_binds_need_none() -> None:
-    port = Port("public", "tcp", InheritedAddress(*HTTPS))
+    port = Port(PUBLIC, "tcp", InheritedAddress(*HTTPS))
     assert judge_privileges([port], NOBODY, None).outcome == "ok"
 
 

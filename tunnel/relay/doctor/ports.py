@@ -12,8 +12,8 @@ from tunnel.relay.doctor.holders import Holder, holders_of
 from tunnel.relay.listening import KINDS, WITHOUT_IPV6
 from tunnel.runtime.findings import Check, Finding
 from tunnel.settings.reload import sockets_of
-from tunnel.settings.tree import dotted
-from tunnel.settings.values import InheritedAddress, ListenerSettings, RelaySettings
+from tunnel.settings.tree import KeyPath, dotted
+from tunnel.settings.values import InheritedAddress, RelaySettings
 from tunnel.stream import Address
 from tunnel.transport.tcp import family_of
 
@@ -35,7 +35,7 @@ class Own:
 class Port:
     """One socket that the settings ask for: the error of trying it, and who has such a port."""
 
-    listener: str
+    wanted_by: KeyPath  # the key of the settings that asks for it
     layer: str  # tcp | udp
     address: Address
     error: int | None = None  # errno; None: it is free
@@ -49,25 +49,28 @@ class Port:
 
 def look_at_ports(settings: RelaySettings) -> list[Port]:
     """Return every socket that the settings ask for, each tried and given back."""
-    return [
-        _look_at(listener, layer, address)
+    ports = [
+        _look_at(("listeners", listener.name, "listen"), layer, address)
         for (layer, address, _), listener in sockets_of(settings.listeners.values()).items()
     ]
+    if settings.admin.metrics is not None:
+        ports.append(_look_at(("admin", "metrics"), "tcp", settings.admin.metrics))
+    return ports
 
 
-def _look_at(listener: ListenerSettings, layer: str, address: Address) -> Port:
+def _look_at(wanted_by: KeyPath, layer: str, address: Address) -> Port:
     if address.port == 0:
-        return Port(listener.name, layer, address)
+        return Port(wanted_by, layer, address)
     holders = holders_of(layer, address.port)
     certain = tuple(each for each in holders if each.address.overlaps(address))
     if isinstance(address, InheritedAddress):
-        return Port(listener.name, layer, address, None, certain)
+        return Port(wanted_by, layer, address, None, certain)
     if certain:  # not tried: a relay that starts just now must not find us in its way
-        return Port(listener.name, layer, address, errno.EADDRINUSE, certain)
+        return Port(wanted_by, layer, address, errno.EADDRINUSE, certain)
     error = try_to_bind(layer, address)
     # What has [::] may have IPv4 with it; only the attempt tells.
     others = tuple(each for each in holders if each.address.host == "::")
-    return Port(listener.name, layer, address, error, others if error == errno.EADDRINUSE else ())
+    return Port(wanted_by, layer, address, error, others if error == errno.EADDRINUSE else ())
 
 
 def try_to_bind(layer: str, address: Address) -> int | None:
@@ -100,12 +103,16 @@ def judge_port(port: Port, own: Own | None) -> Finding:
 
 
 def _is_own(port: Port, own: Own) -> bool:
-    """Say whether the running relay has the port; nobody else can then."""
-    return (port.layer, str(Address(*port.address))) in own.listening
+    """Say whether the running relay has the port; nobody else can then.
+
+    It tells of its listeners; the metrics address is known to be its own by whose socket it is.
+    """
+    is_told = (port.layer, str(Address(*port.address))) in own.listening
+    return is_told or any(own.pid in holder.pids for holder in port.holders)
 
 
 def _judge_error(port: Port, error: int) -> Finding:
-    check, where = port.check, f"listen in {dotted(('listeners', port.listener))}"
+    check, where = port.check, dotted(port.wanted_by)
     if error in (errno.EACCES, errno.EPERM):
         return check.skipped("this user may not listen there: see privileges")
     if port.address.host == "::" and error in WITHOUT_IPV6:
@@ -140,7 +147,7 @@ def _judge_taken(port: Port) -> Finding:
         )
     return port.check.failed(
         f"held by {holder}",
-        f"stop that, or take another port in {dotted(('listeners', port.listener))}",
+        f"stop that, or take another port in {dotted(port.wanted_by)}",
     )
 
 
