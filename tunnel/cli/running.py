@@ -136,7 +136,18 @@ def running(program: str, arguments: Namespace) -> Running:
     if arguments.socket is not None:
         return Running(arguments.socket)
     places = list(_places(program, arguments.config, arguments.verb))
-    return Running(next((place for place in places if place.exists()), places[0]))
+    return Running(next((place for place in places if _may_be(place)), places[0]))
+
+
+def _may_be(path: Path) -> bool:
+    """Say whether a socket is there, or in a directory that is closed to us: connecting tells."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _places(program: str, config: Path | None, verb: str) -> Iterator[Path]:

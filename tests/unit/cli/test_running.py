@@ -20,6 +20,10 @@ from tests.unit.settings.documents import RELAY, write
 from tunnel.cli.command import run_client_command, run_relay_command
 from tunnel.cli.running import Running, Unreachable
 
+# Root may go everywhere; without these capabilities file modes hold for it too.
+UNBOUND = "-dac_override,-dac_read_search"
+BOUND_BY_MODES = ("setpriv", f"--bounding-set={UNBOUND}") if os.geteuid() == 0 else ()
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -112,6 +116,17 @@ def test_other_settings_are_never_taken_for_those_of_the_service(
         service.bind("tunnel-relay/admin.sock")
         assert run("status", "-c", "relay.toml") == 69
     assert "other/admin.sock: no such file or directory" in capsys.readouterr().err
+
+
+def test_who_may_not_enter_its_directory_is_told_who_may_ask(folder: Path) -> None:
+    (folder / "tunnel-relay").mkdir(mode=0)
+    command = [*BOUND_BY_MODES, sys.executable, "-m", "tunnel.relay", "status", "--check"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tunnel.__file__).parents[1])}
+    asked = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=15
+    )
+    told = "permission denied (only the service's user, its group and root may ask)"
+    assert (asked.returncode, asked.stderr) == (69, f"{folder}/tunnel-relay/admin.sock: {told}\n")
 
 
 def test_a_path_in_settings_that_is_none_has_its_place(
