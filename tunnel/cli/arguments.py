@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from tunnel import __version__
 from tunnel.cli.manual import Manual
@@ -76,12 +77,25 @@ def _parse(program: str, argv: Sequence[str], check: Check) -> Namespace:
     if verb is not None and verb != DOCTOR:
         return parse_verb(program, verb, argv[1:])
     # The doctor examines what the program would run on, and takes the same flags.
-    parser = daemon_parser(program) if verb is None else verb_parser(program, verb)
-    arguments = parser.parse_args(argv if verb is None else argv[1:])
+    if verb is None:
+        parser, late = daemon_parser(program), verbs_of(program)
+    else:
+        parser, late = verb_parser(program, verb), []
+    arguments, rest = parser.parse_known_args(argv if verb is None else argv[1:])
+    if rest:
+        _refuse_rest(parser, rest, late)
     arguments.verb = verb
     _check_combinations(parser, arguments, program)
     check(parser, arguments)
     return arguments
+
+
+def _refuse_rest(parser: ArgumentParser, rest: Sequence[str], verbs: Sequence[str]) -> NoReturn:
+    """End with status 2 because of words that mean nothing where they are."""
+    for word in rest:
+        if word in verbs:
+            parser.error(f"{word} is a verb: it comes first, before every flag")
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
 
 
 def daemon_parser(program: str) -> ArgumentParser:

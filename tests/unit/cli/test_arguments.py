@@ -202,6 +202,8 @@ def test_log_flags_override_the_file(folder: Path, flags: list[str], expected: L
 
 USAGE = [
     ("relay", "--bogus", "unrecognized arguments: --bogus"),
+    ("relay", "-c relay.toml status", "status is a verb: it comes first, before every flag"),
+    ("client", "-v reload --dry-run", "reload is a verb: it comes first"),
     ("relay", "-v -q", "not allowed with argument -v"),
     ("relay", "--api-port x", "invalid int value: 'x'"),
     ("relay", "--api-port 70000", "listeners.agents.listen: port 70000 is out of range"),
