@@ -271,8 +271,8 @@ def test_congestion_is_how_a_loss_is_answered(program: str, run: Run, tmp_path: 
             return float(control.congestion_window / before)
 
     async def body() -> None:
-        parts = [round(await left(word), 1) for word in ("reno", "cubic")]
-        assert parts == [0.5, 0.7]  # RFC 9438 §4.6
+        parts = [round(await left(word), 1) for word in ("bbr", "reno", "cubic")]
+        assert parts == [1.0, 0.5, 0.7]  # RFC 9002 §7.3.2, RFC 9438 §4.6
 
     run(body())
 

@@ -95,9 +95,10 @@ QUIC = Section(
         ),
         Key(
             "congestion",
-            choice("cubic", "reno", not_built={"bbr": "BBR congestion control"}),
-            'congestion control of what this end sends (later also `"bbr"`)',
-            "cubic",
+            choice("bbr", "cubic", "reno"),
+            "congestion control of what this end sends; `bbr` measures the path, the others take "
+            "every loss for congestion",
+            "bbr",
         ),
     ),
 )

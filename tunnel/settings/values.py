@@ -31,7 +31,7 @@ class QuicSettings:
     """Which QUIC engine runs and which congestion control it uses."""
 
     engine: str = "fast"  # fast | stock
-    congestion: str = "cubic"  # cubic | reno
+    congestion: str = "bbr"  # bbr | cubic | reno
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,9 @@ APPENDED = [
         '[quic]\nengine = "rust"',
         '9: quic.engine: "rust" is not known here (expected one of "fast", "stock")',
     ),
-    ('[quic]\ncongestion = "bbr"', "9: quic.congestion: not built yet: BBR congestion control"),
     (
         '[quic]\ncongestion = "vegas"',
-        '9: quic.congestion: "vegas" is not known here (expected one of "cubic", "reno")',
+        '9: quic.congestion: "vegas" is not known here (expected one of "bbr", "cubic", "reno")',
     ),
     ('[acme]\nemail = "a@example.org"', f"8: acme: {NO_ORDER}"),
     (

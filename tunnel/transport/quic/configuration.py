@@ -4,11 +4,13 @@ import ssl
 from collections.abc import Mapping
 
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.congestion.base import register_congestion_control
 from aioquic.quic.packet import QuicProtocolVersion
 
 from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import Certificate
 from tunnel.transport.options import ALPN_QUIC, TransportOptions
+from tunnel.transport.quic.bbr import Bbr
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.fast.engine import FastEngine
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
@@ -16,6 +18,8 @@ from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
 ENGINES: Mapping[str, type[Engine]] = {"fast": FastEngine, "stock": Engine}
 DATAGRAM_BYTES = 1350  # UDP payload that most paths carry: tried once the handshake is over
 IDLE_TIMEOUT = 90.0  # the heartbeat above is the judge; this only clears away what it cannot reach
+
+register_congestion_control("bbr", Bbr)
 
 
 def engine_kind(options: TransportOptions) -> type[Engine]:

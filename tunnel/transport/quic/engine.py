@@ -28,6 +28,7 @@ from cryptography.x509 import Certificate
 from tunnel.errors import LocalProtocolError
 from tunnel.transport.options import STREAMS_ADVERTISED
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
+from tunnel.transport.quic.pacing import DebtPacer, has_rate, note_app_limited
 from tunnel.transport.quic.reset import is_reset, reset_token
 from tunnel.transport.quic.sizing import SizingConnection
 
@@ -67,11 +68,22 @@ class Engine(SizingConnection):
             original_destination_connection_id=original_id,
             retry_source_connection_id=retry_id,
         )
+        self._pace()
         self._reset_key = reset_key
         self._derive_reset_tokens()
         self._limit_streams(STREAMS_ADVERTISED if configuration.is_client else 0)
         self._key_update_due = KEY_UPDATE_PACKETS
         self.decrypted = 0  # packets of the peer that were authentic
+
+    def _pace(self) -> None:
+        """Have a controller that gives a rate paced by it: aioquic's pacer knows windows only."""
+        control = self._loss._cc  # noqa: SLF001 - there is no public way to it
+        if has_rate(control):
+            size = self._configuration.max_datagram_size
+            self._loss._pacer = DebtPacer(control, size)  # noqa: SLF001 - nor to this one
+
+    def _note_app_limited(self) -> None:
+        note_app_limited(self._loss._cc)  # noqa: SLF001 - as in `_pace`
 
     def _limit_streams(self, bidirectional: int) -> None:
         streams, one_way = self._local_max_streams_bidi, self._local_max_streams_uni

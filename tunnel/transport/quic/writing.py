@@ -110,8 +110,12 @@ class WritingConnection(QuicConnection):
                 if builder.packet_is_empty:
                     raise  # not this packet is full but the congestion window
             if builder.packet_is_empty:
+                self._note_app_limited()
                 return
             self._loss._pacer.update_after_send(now=now)  # noqa: SLF001 - as aioquic does
+
+    def _note_app_limited(self) -> None:
+        """Learn that there is nothing more to send although it might leave."""
 
     def _may_send(self, space: QuicPacketSpace, now: float) -> bool:
         if space.ack_at is not None and space.ack_at <= now:

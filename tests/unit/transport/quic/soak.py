@@ -275,7 +275,7 @@ class Soak:
 def main(seeds: int = 60, first: int = 0) -> None:
     """Run many seeds on every pair with a fast engine in it; say which failed."""
     began, failures = time.monotonic(), 0
-    for engines, congestion in product(PAIRS, ("reno", "cubic")):
+    for engines, congestion in product(PAIRS, ("bbr", "reno", "cubic")):
         plan = Plan(0, engines, congestion)
         for seed in range(first, first + seeds):
             try:

@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.transport.quic.soak import LOSSES, PAIRS, Plan, Soak
 
-FEW = [(pair, "cubic", seed) for pair in PAIRS for seed in range(2)]
-MANY = list(product(PAIRS, ("reno", "cubic"), range(len(LOSSES), 20)))
+FEW = [(pair, "bbr", seed) for pair in PAIRS for seed in range(2)]
+MANY = list(product(PAIRS, ("bbr", "reno"), range(len(LOSSES), 20)))
 
 
 @pytest.mark.parametrize(("engines", "congestion", "seed"), FEW)

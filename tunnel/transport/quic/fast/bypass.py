@@ -32,6 +32,9 @@ class BypassConnection(Engine):
         self._is_writing_rare = False
         self._has_new_ids = True  # connection ids that the peer may not know yet
 
+    def _note_app_limited(self) -> None:
+        """What aioquic writes here is never all that there is: `SendingConnection` knows."""
+
     def _confirm_handshake(self) -> None:
         super()._confirm_handshake()
         # Looking them up by Epoch costs a quarter of a microsecond each.

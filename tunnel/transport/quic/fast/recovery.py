@@ -15,9 +15,9 @@ from aioquic.quic.recovery import (
     QuicPacketSpace,
 )
 
-from tunnel.transport.quic.fast.pacing import DebtPacer
 from tunnel.transport.quic.fast.records import Run, count_of, parts_of
 from tunnel.transport.quic.fast.settling import replaced, settle
+from tunnel.transport.quic.pacing import DebtPacer, note_app_limited
 
 
 class RunRecovery(QuicPacketRecovery):
@@ -37,9 +37,7 @@ class RunRecovery(QuicPacketRecovery):
 
     def note_app_limited(self) -> None:
         """Tell a controller that wants to know that there is nothing more to send."""
-        report = getattr(self._cc, "on_app_limited", None)
-        if report is not None:
-            report()
+        note_app_limited(self._cc)
 
     def timer_at(self, space: QuicPacketSpace) -> float | None:
         """Return when something is lost or has to be probed; of the one space that is left."""

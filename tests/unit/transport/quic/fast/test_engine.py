@@ -121,7 +121,8 @@ def test_a_timeout_probes_though_the_window_is_full() -> None:
     engine = fast(wire.relay)
     engine._loss._cc.congestion_window = 2 * 1350
     before = engine._space.ack_eliciting_in_flight
-    wire.now = engine.get_timer() or 0.0
+    engine.get_timer()
+    wire.now = engine._loss_at or 0.0  # the pacer's is due before
     engine.handle_timer(wire.now)
     assert len(wire.emit(wire.relay)) == 1
     assert engine._space.ack_eliciting_in_flight == before

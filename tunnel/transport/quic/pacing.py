@@ -36,6 +36,17 @@ def rate_of(control: QuicCongestionControl) -> float | None:
     return cast("float | None", getattr(control, "pacing_rate", None))
 
 
+def has_rate(control: QuicCongestionControl) -> bool:
+    """Say whether a controller gives rates at all."""
+    return hasattr(control, "pacing_rate")
+
+
+def note_app_limited(control: QuicCongestionControl) -> None:
+    """Tell a controller that wants to know that there is nothing more to send."""
+    if has_rate(control):
+        cast("PacedControl", control).on_app_limited()
+
+
 class DebtPacer(QuicPacketPacer):
     """A bucket of sending time that may be overdrawn.
 

@@ -3,7 +3,7 @@
 import pytest
 from aioquic.quic.congestion.base import create_congestion_control
 
-from tunnel.transport.quic.fast.pacing import GAIN, DebtPacer
+from tunnel.transport.quic.pacing import GAIN, DebtPacer
 
 SIZE = 1250
 WINDOW, RTT = 125_000, 0.1  # 1.25 MB/s, and a quarter more: 1250 packets per second
