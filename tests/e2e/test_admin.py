@@ -215,6 +215,7 @@ def test_nothing_can_be_done_over_tcp(setting: Setting, name: str) -> None:
     assert setting.scrape(name, "drain")[0] == 404
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", ["relay", "client"])
 @pytest.mark.parametrize("words", [("status",), ("status", "--check"), ("cert", "list")])
 def test_a_verb_answers_at_once(setting: Setting, name: str, words: tuple[str, ...]) -> None:

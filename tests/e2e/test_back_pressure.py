@@ -21,7 +21,7 @@ from tests.e2e.stalls import (
 )
 from tests.e2e.targets import pattern
 from tests.e2e.visitors import tls
-from tests.e2e.world import Client, Process, Relay, World
+from tests.e2e.world import TRANSPORTS, Client, Process, Relay, World
 
 KIB, MIB = 1 << 10, 1 << 20
 ONE_CONNECTION = {  # on which streams are parked: direct connections have none in common
@@ -46,7 +46,10 @@ parked_max = "1MiB"
 """
 QUICK = '[timeouts]\nheartbeat = "1s"\n'  # fifteen pings in HOLD_TIME
 
-pytestmark = pytest.mark.timeout(120)  # the hold alone takes 15 seconds
+pytestmark = [
+    pytest.mark.timeout(120),  # the hold alone takes 15 seconds
+    pytest.mark.alone,  # memory and speed are measured
+]
 
 
 @dataclass(frozen=True)
@@ -167,15 +170,9 @@ def assert_undisturbed(used: Tunnel) -> None:
     assert "heartbeat is missing" not in client
 
 
-@pytest.mark.parametrize(
-    ("transport", "direction"),
-    [
-        ("h2", "upload"),
-        pytest.param("quic", "download", marks=pytest.mark.slow),
-        pytest.param("h2", "download", marks=pytest.mark.slow),
-        pytest.param("quic", "upload", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("direction", ["upload", "download"])
 def test_stalled_visitors_cost_little_and_slow_nobody_down(
     world: World, transport: str, direction: str
 ) -> None:

@@ -6,13 +6,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
 from tests.e2e.swarm import Reception, Visitor, Way, all_of, echoing, part_from, way_to
 from tests.e2e.targets import pattern
-from tests.e2e.world import Client, Process, Relay, World
+from tests.e2e.world import TRANSPORTS, Client, Process, Relay, World
 from tunnel.protocol.direct import SPARES_LIMIT
 from tunnel.runtime.loop import run
 
@@ -25,17 +25,18 @@ LEAK_MIN_BYTES = 512 << 10  # half a KiB for each visitor of a round
 ROUNDS_MAX = 8
 LOOPS_OWN = 1  # uvloop opens /dev/null with the first connection that it closes
 
-pytestmark = pytest.mark.timeout(120)  # ten seconds on an idle machine with two cores
+pytestmark = [
+    pytest.mark.timeout(120),  # ten seconds on an idle machine with two cores
+    pytest.mark.alone,  # memory is measured, and half of the work is the test's own
+]
 
-each_transport = pytest.mark.parametrize(
-    ("transport", "certificate"),
-    [
-        ("quic", "passthrough"),
-        pytest.param("h2", "self-signed", marks=pytest.mark.slow),
-        pytest.param("quic", "self-signed", marks=pytest.mark.slow),
-        pytest.param("h2", "passthrough", marks=pytest.mark.slow),
-    ],
-)
+ONE_WAY = ("quic", "passthrough")
+OTHER_WAYS = [
+    pytest.param(transport, certificate, marks=pytest.mark.slow)
+    for transport, certificate in product(TRANSPORTS, ("passthrough", "self-signed"))
+    if (transport, certificate) != ONE_WAY
+]
+each_way = pytest.mark.parametrize(("transport", "certificate"), [ONE_WAY, *OTHER_WAYS])
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ async def knocks(way: Way, count: int, within: float) -> list[Reception]:
     return [each.result() for each in coming]
 
 
-@each_transport
+@pytest.mark.slow
+@each_way
 def test_a_thousand_visitors_are_served_at_once_and_no_more(
     world: World, transport: str, certificate: str
 ) -> None:
@@ -125,7 +127,7 @@ def test_who_waits_for_a_place_gets_the_one_that_is_freed(
     run(body())
 
 
-@each_transport
+@each_way
 def test_visitors_leave_neither_descriptors_nor_memory_behind(
     world: World, transport: str, certificate: str
 ) -> None:

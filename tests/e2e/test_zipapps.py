@@ -325,6 +325,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.alone
 def test_a_warm_start_is_quick(tmp_path: Path) -> None:
     def seconds() -> float:
         before = time.perf_counter()
