@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
+from statistics import median
 
 import pytest
 
@@ -22,7 +23,9 @@ REFUSAL_TIMEOUT = 5.0 + 1.5  # [timeouts] open_stream, and what a busy machine a
 AT_ONCE = 100  # of those who only come and go
 GROWTH_MAX_BYTES = 12 << 20
 LEAK_MIN_BYTES = 512 << 10  # half a KiB for each visitor of a round
-ROUNDS_MAX = 8
+LATEST = 4  # rounds that are looked at: what one of them takes is luck
+ROUNDS_MAX = 10
+LEAVE_TIMEOUT = 20.0  # seconds; on a busy machine the last visitors take a while
 LOOPS_OWN = 1  # uvloop opens /dev/null with the first connection that it closes
 
 pytestmark = [
@@ -136,7 +139,7 @@ def test_visitors_leave_neither_descriptors_nor_memory_behind(
             spares = SPARES_LIMIT if os.environ.get("TUNNEL_DIRECT") else 0  # that may wait by then
             own = LOOPS_OWN + spares
             descriptors = [process.descriptors() + own for process in scene.processes]
-            resting = [await size_at_rest(scene, descriptors) for _ in range(2)]
+            resting: list[tuple[int, ...]] = []
             while not is_settled(resting) and len(resting) < ROUNDS_MAX:
                 resting.append(await size_at_rest(scene, descriptors))
             assert is_settled(resting), resting
@@ -154,13 +157,13 @@ async def size_at_rest(scene: Scene, descriptors: Sequence[int]) -> tuple[int, .
 
 
 def is_settled(resting: Sequence[Sequence[int]]) -> bool:
-    """Say whether each process has had a round that left next to nothing behind.
+    """Say whether most of the latest rounds have left next to nothing behind in either process.
 
-    The allocator takes memory in steps, smaller and smaller ones; what leaks is in every round.
+    The allocator takes memory in steps, smaller and smaller ones; what leaks is in most rounds.
     """
-    return all(
-        min(after - before for before, after in pairwise(sizes)) <= LEAK_MIN_BYTES
-        for sizes in zip(*resting, strict=True)
+    return len(resting) > LATEST and all(
+        median(after - before for before, after in pairwise(sizes)) <= LEAK_MIN_BYTES
+        for sizes in zip(*resting[-LATEST - 1 :], strict=True)
     )
 
 
@@ -178,8 +181,8 @@ async def come_and_go(way: Way) -> None:
 
 
 async def until_left(scene: Scene, descriptors: Sequence[int]) -> None:
-    """Wait until the processes have no more descriptors than these; fails after 5 seconds."""
-    deadline = time.monotonic() + 5
+    """Wait until the processes have no more descriptors than these; fails if they keep them."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT
     while True:
         counts = [process.descriptors() for process in scene.processes]
         if all(count <= most for count, most in zip(counts, descriptors, strict=True)):
