@@ -47,6 +47,7 @@ def receive_pattern(
 class Service:
     """What is behind the client, and what it has sent and received, by number of visitor."""
 
+    port: int = 0  # where it listens
     enough: threading.Event = field(default_factory=threading.Event)
     reads: threading.Event = field(default_factory=threading.Event)
     sent: dict[int, int] = field(default_factory=dict)
@@ -108,6 +109,7 @@ def service() -> Iterator[tuple[Service, str]]:
     """Run a service; yields it and its address."""
     made = Service()
     with sockets(made.serve) as address:
+        made.port = int(address.rpartition(":")[2])
         try:
             yield made, address
         finally:
