@@ -63,7 +63,7 @@ def run(request: pytest.FixtureRequest) -> Run[Any]:
     """Run a coroutine in debug mode; what the loop reports as unhandled is an error."""
     faults: list[str] = []
     marker = request.node.get_closest_marker("timeout")
-    bound = marker.args[0] - 2 if marker else 18  # seconds; before pytest's, which says less
+    bound = marker.args[0] - 2 if marker else 58  # seconds; before pytest's, which says less
 
     async def watched(body: Coroutine[Any, Any, Any]) -> Any:
         loop = asyncio.get_running_loop()

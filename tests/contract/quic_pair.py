@@ -40,7 +40,7 @@ async def quic_pair(
     trust = Trust(RELAY_NAME, pin=certificate.pin)
     client = await dial(listener.address, trust, with_engine(options_client, engines[1]))
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             relay = await listener.accept()
         yield relay, client
     finally:

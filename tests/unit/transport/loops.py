@@ -15,7 +15,7 @@ def run_on(loop: str, body: Coroutine[Any, Any, None]) -> None:
     """Run to the end within 10 s."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(50):
             await body
 
     with asyncio.Runner(debug=True, loop_factory=LOOPS[loop]) as runner:

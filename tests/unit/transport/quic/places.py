@@ -29,10 +29,10 @@ TRUST = Trust(NAME, pin=CERTIFICATE.pin)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a test's coroutine with asyncio's own checks on; raises TimeoutError after 15 s."""
+    """Run a test's coroutine with asyncio's own checks on; raises TimeoutError after 50 s."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(50):
             await main
 
     asyncio.run(bounded(), debug=True)
@@ -88,7 +88,7 @@ def deaf() -> Iterator[Address]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds; raises TimeoutError after 5 s."""
-    async with asyncio.timeout(5):
+    """Let the loop turn until the condition holds; raises TimeoutError after 20 s."""
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - what is looked at has no event
             await asyncio.sleep(0)
