@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible.errors import (  # type: ignore[import-not-found] # where Ansible runs
+    AnsibleFilterError,
+)
 
 DOCUMENTATION = """
 name: toml
@@ -36,17 +40,17 @@ _value:
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def key(name):
+def key(name: str) -> str:
     """Return a key, quoted unless it may stand bare."""
     return name if BARE.fullmatch(name) else quoted(name)
 
 
-def quoted(text):
+def quoted(text: str) -> str:
     """Return a basic string: JSON's, but that TOML escapes DEL, too."""
     return json.dumps(str(text), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def value(node, path):
+def value(node: object, path: tuple[str, ...]) -> str:
     """Return what stands right of `=`, or in an array."""
     if isinstance(node, bool):
         return "true" if node else "false"
@@ -63,7 +67,7 @@ def value(node, path):
     raise AnsibleFilterError(f"{'.'.join(path)}: {sort} is no value that settings know")
 
 
-def lines(table, path):
+def lines(table: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[str]:
     """Yield the lines of a table: its values, then the tables in it."""
     below = {str(name): node for name, node in table.items() if isinstance(node, dict)}
     own = {str(name): node for name, node in table.items() if not isinstance(node, dict)}
@@ -76,7 +80,7 @@ def lines(table, path):
         yield from lines(node, (*path, name))
 
 
-def toml(settings):
+def toml(settings: object) -> str:
     """Return a mapping as TOML, without a last newline; raises AnsibleFilterError."""
     if not isinstance(settings, dict):
         raise AnsibleFilterError(f"settings are a mapping of tables, not {settings!r}")
@@ -86,6 +90,6 @@ def toml(settings):
 class FilterModule:
     """What Ansible asks for filters."""
 
-    def filters(self):
+    def filters(self) -> dict[str, Callable[..., object]]:
         """Return the filters by name."""
         return {"toml": toml}
