@@ -1,11 +1,13 @@
 """The Ansible collection on two Debian 12 under systemd: converged, changed, updated, revoked."""
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import tarfile
 import threading
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +23,14 @@ from tests.system.fleet import (
     COLLECTION,
     INSTALLED,
     PAGE,
+    PLAY_TIMEOUT,
     RELAY_SETTINGS,
     ROOT,
     Fleet,
     changed,
     fetch,
     new_fleet,
+    tools,
 )
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]  # the first makes root, tools, fleet
@@ -86,6 +90,40 @@ def test_ansible_lint_finds_no_fault_by_its_strictest_profile(converged: Converg
     said = converged.fleet.run(f"ansible-lint -c {config} --nocolor {INSTALLED}")
     assert "0 failure(s), 0 warning(s)" in said
     assert "Profile 'production' was required, and it passed" in said
+
+
+def as_toml(settings: object) -> subprocess.CompletedProcess[str]:
+    """Have the collection's filter write settings, by Ansible's own Python."""
+    code = "import json, sys; from toml import toml; print(toml(json.load(sys.stdin)))"
+    environment = {"PYTHONPATH": str(COLLECTION / "plugins" / "filter"), "LC_ALL": "C.UTF-8"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    return subprocess.run(
+        [tools() / "python", "-c", code],
+        input=json.dumps(settings),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_settings_come_out_of_toml_as_they_went_in() -> None:
+    settings = {
+        "level": "debug",
+        "texts": ['"', "\\", "\n\x00\x7f", "ü€😀", "${HOME}", "{{ x }}", ""],
+        "numbers": [0, -1, 1.5, True, False],
+        "suffixes": {"t.example.org": {}, 'odd "name"': {"deep": {"er": {"a b": [[1], []]}}}},
+        "clients": {"shop": {"limits": {"streams": 9}, "names": []}},
+        "inline": [{"a": 1, "b c": {}}],
+        "empty": {},
+    }
+    assert tomllib.loads(as_toml(settings).stdout) == settings
+
+
+def test_what_toml_cannot_say_is_refused_by_its_path() -> None:
+    refused = as_toml({"suffixes": {"t.test": {"access": None}}})
+    assert "suffixes.t.test.access: nothing (null) is no value" in refused.stderr
+    assert refused.returncode != 0
 
 
 def test_the_collection_is_built_with_its_playbooks_and_without_the_example(
@@ -234,7 +272,7 @@ def test_relays_restart_in_turn_for_a_setting_that_takes_it_and_no_visitor_notic
         fleet.visiting("eu", host) as stays,
     ):
         update = pool.submit(fleet.play, "update_relays")
-        fleet.eu.wait_until(RELAY, "ActiveState", "deactivating", 60)
+        fleet.eu.wait_until(RELAY, "ActiveState", "deactivating", PLAY_TIMEOUT)
         assert process(fleet.us) == before[1]
         assert fetch(stays, host).strip() == PAGE  # who is there while it drains
         update.result()
