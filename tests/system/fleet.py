@@ -168,7 +168,8 @@ class Fleet:
 
     def sessions(self, box: Container) -> dict[str, str]:
         """Return the session of each client that a relay serves, by fingerprint."""
-        status = json.loads(box.run("relay.pyz", "status", "--json").stdout)
+        asking = ["env", "RUNTIME_DIRECTORY=/run/tunnel-relay", "relay.pyz", "status", "--json"]
+        status = json.loads(box.run(*asking, "-c", "/etc/tunnel/relay.toml").stdout)
         return {each["fingerprint"]: each["session"] for each in status["clients"] if each["names"]}
 
     @contextmanager

@@ -39,6 +39,7 @@ RELAY = "tunnel-relay.service"
 WEB = "tunnel-client@web.service"
 HOSTS = ["eu", "eu-shop", "us", "us-shop"]
 NOBODY = dict.fromkeys(HOSTS, 0)
+SAME_STATE = "/var/lib/private/tunnel-relay"  # by the name that systemd has for it, too
 SECRET = "it's a $ecret"  # noqa: S105 - what must not be shown
 VISIT_INTERVAL = 0.1  # seconds
 
@@ -188,14 +189,15 @@ def test_a_change_is_shown_in_check_mode_and_then_reloaded_by_the_same_process(
     fleet: Fleet,
 ) -> None:
     before = process(fleet.eu), process(fleet.us)
-    with_settings(fleet, log={"level": "debug"})
+    moved = "/run/tunnel-relay/moved.sock"  # by which the program has to be asked from then on
+    with_settings(fleet, log={"level": "debug"}, admin={"socket": moved})
     foretold = fleet.play("update_relays", "--limit=eu", "--check", "--diff")
     assert '+level = "debug"' in foretold
     assert "would be reloaded" in foretold
     assert "debug" not in fleet.eu.read("/etc/tunnel/relay.toml")
     fleet.play("update_relays")
     assert (process(fleet.eu), process(fleet.us)) == before
-    assert "reloaded changed=log.level" in fleet.eu.journal(RELAY)
+    assert 'reloaded changed="admin.socket, log.level"' in fleet.eu.journal(RELAY)
 
 
 def test_a_client_is_reloaded_too(fleet: Fleet) -> None:
@@ -216,6 +218,24 @@ def test_faulty_settings_are_refused_at_the_first_relay_before_its_file_changes(
         assert re.search(r"/etc/tunnel/relay\.toml:\d+: log\.level: 7 is not known", said)
         assert list(changed(said)) == ["eu"]
     assert (process(fleet.eu), fleet.eu.read("/etc/tunnel/relay.toml")) == before
+
+
+def test_a_new_program_restarts_the_relay_also_after_a_run_that_failed_half_way(
+    fleet: Fleet,
+) -> None:
+    before = process(fleet.eu)
+    other = fleet.folder / "relay.pyz"
+    shutil.copy(ROOT / "dist" / "relay.pyz", other)
+    with zipfile.ZipFile(other, "a") as archive:
+        archive.comment = b"another build"
+    fleet.relay["relay_program"] = str(other)
+    with_settings(fleet, log={"level": 7})
+    fleet.play("update_relays", "--limit=eu", status=2)
+    assert process(fleet.eu) == before
+    with_settings(fleet)
+    said = fleet.play("update_relays", "--limit=eu")
+    assert "Install the program, if it runs here] *********\nok: [eu]" in said
+    assert process(fleet.eu) != before
 
 
 @dataclass
@@ -260,7 +280,7 @@ def test_relays_restart_in_turn_for_a_setting_that_takes_it_and_no_visitor_notic
     fleet: Fleet,
 ) -> None:
     before = process(fleet.eu), process(fleet.us)
-    with_settings(fleet, admin={"metrics": "127.0.0.1:9100"})
+    with_settings(fleet, relay={"drain_timeout": "10s", "state_dir": SAME_STATE})
     for when in ("before_stop", "after_ready"):
         tasks = fleet.folder / f"{when}.yml"
         tasks.write_text(f"- ansible.builtin.command: touch /run/{when}\n")
@@ -281,24 +301,6 @@ def test_relays_restart_in_turn_for_a_setting_that_takes_it_and_no_visitor_notic
     assert process(fleet.eu) != before[0]
     assert process(fleet.us) != before[1]
     fleet.us.run("test", "/run/before_stop", "-ot", "/run/after_ready")
-
-
-def test_a_new_program_restarts_the_relay_also_after_a_run_that_failed_half_way(
-    fleet: Fleet,
-) -> None:
-    before = process(fleet.eu)
-    other = fleet.folder / "relay.pyz"
-    shutil.copy(ROOT / "dist" / "relay.pyz", other)
-    with zipfile.ZipFile(other, "a") as archive:
-        archive.comment = b"another build"
-    fleet.relay["relay_program"] = str(other)
-    with_settings(fleet, log={"level": 7})
-    fleet.play("update_relays", "--limit=eu", status=2)
-    assert process(fleet.eu) == before
-    with_settings(fleet)
-    said = fleet.play("update_relays", "--limit=eu")
-    assert "Install the program, if it runs here] *********\nok: [eu]" in said
-    assert process(fleet.eu) != before
 
 
 def test_a_program_that_is_missing_is_said_to_be(fleet: Fleet) -> None:
