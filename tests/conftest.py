@@ -1,6 +1,7 @@
 """What every test has."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ TESTS = Path(__file__).parent
 # Zipapps that tests run unpack themselves here: neither do they remove the copies that other
 # versions have on this machine, nor the other way round.
 os.environ["SHIV_ROOT"] = str(TESTS.parent / ".cache" / "unpacked")
+
+# Whoever runs the tests in the background may have interrupts ignored, and so would all programs
+# that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

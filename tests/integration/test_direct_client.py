@@ -27,6 +27,7 @@ from tunnel.client.client import Client
 from tunnel.client.events import DirectState, ServerState
 from tunnel.client.spare_plan import FEWEST
 from tunnel.client.spares import Invitation, Spares
+from tunnel.protocol.backoff import Backoff
 from tunnel.protocol.direct import PRELUDE_BYTES, Prelude, parse_prelude, sealed_frame
 from tunnel.protocol.fields import DirectOffer
 from tunnel.protocol.messages import StreamHeader, StreamKind, encode
@@ -166,13 +167,14 @@ def test_a_header_that_is_not_for_this_spare_ends_it(run: Run, what: str) -> Non
 def test_spares_that_are_ended_are_opened_again_after_a_while(run: Run) -> None:
     async def body() -> None:
         async with playing() as (relay, spares):
+            spares._course.backoff = Backoff(lambda: 1.0)  # not so soon that nobody sees it
             spares.follow(relay.invitation(), "on")
             for _ in range(FEWEST):
                 sock, _ = await relay.accept()
                 sock.close()
             await until(lambda: spares.state("").state == "off")
             assert "closed by the relay" in spares.state("").reason
-            await relay.accept()  # by its back-off, at most half a second
+            await relay.accept()  # by its back-off, after half a second
             await until(lambda: spares.state("").state == "on")
 
     run(body())

@@ -320,6 +320,7 @@ def descriptors(soft: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.alone  # what other tests have open counts
 def test_all_spares_together_leave_descriptors_for_visitors(tmp_path: Path, run: Run) -> None:
     async def body() -> None:
         async with scene(settings_for(tmp_path)) as s:

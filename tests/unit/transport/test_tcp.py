@@ -319,6 +319,7 @@ def test_closing_ends_a_waiting_accept(loop: str) -> None:
     run_on(loop, body())
 
 
+@pytest.mark.alone  # what other tests have open counts
 @on_both_loops
 def test_accepting_pauses_while_descriptors_are_short(loop: str) -> None:
     async def body() -> None:
