@@ -52,14 +52,18 @@ class Service:
     reads: threading.Event = field(default_factory=threading.Event)
     sent: dict[int, int] = field(default_factory=dict)
     received: dict[int, int] = field(default_factory=dict)
+    cut: set[int] = field(default_factory=set)  # whose connection was reset at this end
 
     def serve(self, sock: socket.socket) -> None:
         """Do what the visitor's first line asks for."""
         sock.settimeout(TIMEOUT)
         word, number = _read_line(sock).split()
-        {"download": self._send, "upload": self._receive, "mirror": _mirror}[word](
-            sock, int(number)
-        )
+        work = {"download": self._send, "upload": self._receive, "mirror": _mirror}[word]
+        try:
+            work(sock, int(number))
+        except ConnectionError:
+            self.cut.add(int(number))
+            raise
 
     def _send(self, sock: socket.socket, number: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
