@@ -37,10 +37,12 @@ class Audience:
     word: str = field(default_factory=lambda: secrets.token_hex(8))  # of the download
 
     def come(self) -> None:
-        """Visit over a connection of one's own, again and again."""
+        """Visit over a connection of one's own, again and again, and once more at the end."""
         leaves: list[str] = []
         self.leaves.append(leaves)
-        while not self.leaving.wait(PAUSE):
+        is_last = False
+        while not is_last:
+            is_last = self.leaving.wait(PAUSE)
             with tls(self.relay, self.client, context=self.context) as sock:
                 leaf = _serial_number(sock)
                 assert request(sock, f"/bytes/{PAGE}").body == pattern(PAGE)
