@@ -163,6 +163,7 @@ RELAY_STATUS = "relay.pyz status -c relay.toml"
 RELAY_EXPLAIN = "relay.pyz explain www.t.example.org -c relay.toml"
 RELAY_RELOAD = "relay.pyz reload -c relay.toml"
 RELAY_DRAIN = "relay.pyz drain -c relay.toml"
+CLIENT_DOCTOR = "client.pyz doctor -c client.toml"
 CLIENT_READY = "client.pyz status --check -c client.toml"
 STAY = "./scripts/demo --stay"
 PIN = r"--pin sha256:[0-9a-f]{64}"
@@ -215,6 +216,7 @@ def test_a_client_from_a_commented_file(folder: Path, daemons: Daemons) -> None:
     assert "t.example.org" in run(CLIENT_ID, folder)
     daemons.start(CLIENT_RUN, r"eu\.example\.org")  # does not resolve: it says so, and goes on
     assert "no relay serves any name" in run(CLIENT_READY, folder, status=1)
+    assert re.search(r"failed +dns +eu +eu\.example\.org", run(CLIENT_DOCTOR, folder, status=1))
     daemons.stop()
 
 
@@ -233,7 +235,7 @@ def test_nothing_is_shown_that_is_not_run() -> None:
         *SERVED_BY_CI,
         *(RELAY_INIT, RELAY_CHECK, RELAY_RUN, RELAY_QUICK),
         *(RELAY_ACME, CLIENT_ACME),
-        *(RELAY_STATUS, RELAY_EXPLAIN, RELAY_RELOAD, RELAY_DRAIN, CLIENT_READY),
+        *(RELAY_STATUS, RELAY_EXPLAIN, RELAY_RELOAD, RELAY_DRAIN, CLIENT_DOCTOR, CLIENT_READY),
         *(CLIENT_QUICK, CLIENT_INIT, CLIENT_RUN, CLIENT_ID, DEMO, DEMO_ACME, STAY),
     )
     assert sorted(shown()) == sorted(str(each) for each in known)
