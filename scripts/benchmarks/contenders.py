@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from tests.e2e.world import ROOT, SUFFIX, Process, World
+from tests.e2e.world import ROOT, SUFFIX, WAYS, Process, Relay, World
 from tests.ports import free_port
 
 START_TIMEOUT = 20.0  # seconds
@@ -21,7 +23,9 @@ ANY_HOST = f"bench.{SUFFIX}"  # for tunnels that do not route by name
 class Contender:
     """A running tunnel. Visitors come to `port` of loopback and ask for `host`.
 
-    `ends_tls` says that the visitors' TLS ends at its client and not at the target.
+    `ends_tls` says that the visitors' TLS ends at its client and not at the target. `went` returns
+    how many visitors there were and how many of them came by the way that the contender is named
+    after; without it there is only one way.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Contender:
     relay: Process
     client: Process | None = None
     ends_tls: bool = False
+    went: Callable[[], tuple[int, int]] | None = None
 
     @property
     def way(self) -> str:
@@ -82,11 +87,11 @@ class Bench:
 Starter = Callable[[Bench], Contender]
 
 
-def ours(transport: str, *, ends_tls: bool, engine: str = "") -> Starter:
-    """Return what starts a relay and a client of ours."""
+def ours(way: str, *, ends_tls: bool, engine: str = "") -> Starter:
+    """Return what starts a relay and a client of ours, for visitors who come by `way`."""
 
     def start(bench: Bench) -> Contender:
-        name = "-".join(filter(None, ("ours", transport, engine, "tls" if ends_tls else "")))
+        name = "-".join(filter(None, ("ours", way, engine, "tls" if ends_tls else "")))
         extra = f'[quic]\nengine = "{engine}"\n' if engine else ""
         with bench.site.near():
             relay = bench.world.relay(f"relay-{name}", extra=extra)
@@ -95,14 +100,33 @@ def ours(transport: str, *, ends_tls: bool, engine: str = "") -> Starter:
                 relay,
                 target=f"127.0.0.1:{bench.target}",
                 name=name,
-                options=f'transport = "{transport}"',
+                options=WAYS[way],
                 endpoint="" if ends_tls else 'certificate = "passthrough"',
                 extra=extra,
             )
         host, port = client.host, relay.public_port
-        return Contender(name, port, host, relay.process, client.process, ends_tls)
+        went = partial(_went_direct, relay) if way == "direct" else None
+        if went is not None:
+            _wait_for_spares(relay)
+        return Contender(name, port, host, relay.process, client.process, ends_tls, went)
 
     return start
+
+
+def _wait_for_spares(relay: Relay) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while not any(each["direct_spares"] for each in _status(relay)["clients"]):
+        if time.monotonic() > deadline:
+            raise SystemExit("bench: no direct connection waits for visitors")
+
+
+def _went_direct(relay: Relay) -> tuple[int, int]:
+    visitors = _status(relay)["visitors"]
+    return visitors["total"], visitors["direct"]["total"] - visitors["direct"]["unanswered"]
+
+
+def _status(relay: Relay) -> Any:
+    return relay.world.ask("relay", "status", "-c", str(relay.settings))
 
 
 def haproxy(bench: Bench) -> Contender:
@@ -199,6 +223,8 @@ OURS: dict[str, Starter] = {
     "ours-quic": ours("quic", ends_tls=False),
     "ours-quic-tls": ours("quic", ends_tls=True),
     "ours-quic-stock-tls": ours("quic", ends_tls=True, engine="stock"),
+    "ours-direct": ours("direct", ends_tls=False),
+    "ours-direct-tls": ours("direct", ends_tls=True),
     "ours-h2": ours("h2", ends_tls=False),
     "ours-h2-tls": ours("h2", ends_tls=True),
 }

@@ -12,6 +12,7 @@ from tests.e2e.world import ROOT, Process
 Row = dict[str, float]
 MIB = 1 << 20
 COMING = 16  # visitors at a time, each of whom comes again and again
+STRAYS_MAX, STRAYS_SHARE = 32, 0.02  # a crowd's first visitors outrun the spares
 
 
 def visit(contender: Contender, way: str, what: str, count: int, seconds: float) -> Row:
@@ -38,6 +39,24 @@ def cpu_of(contender: Contender) -> Iterator[Callable[[], Row]]:
 
 def measure(contender: Contender, seconds: float) -> Row:
     """Return all figures of one round."""
+    with all_by_its_way(contender):
+        return _figures(contender, seconds)
+
+
+@contextmanager
+def all_by_its_way(contender: Contender) -> Iterator[None]:
+    """Fail if not nearly all visitors meanwhile came by the way that the contender stands for."""
+    if contender.went is None:
+        yield
+        return
+    before = contender.went()
+    yield
+    total, right = (now - then for now, then in zip(contender.went(), before, strict=True))
+    if not total or total - right > STRAYS_MAX + total * STRAYS_SHARE:
+        raise SystemExit(f"bench: {contender.name}: only {right} of {total} visitors went its way")
+
+
+def _figures(contender: Contender, seconds: float) -> Row:
     row: Row = {}
     for what, label in (("get", "down"), ("put", "up")):
         for count in (1, 4):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from scripts.benchmarks.contenders import Bench, Contender, Site, Starter, start
-from scripts.benchmarks.figures import Row, visit
+from scripts.benchmarks.figures import Row, all_by_its_way, visit
 from tests.system.network import RELAY_HOST, Path, inside, new_path
 
 DELAY_MS = 20  # one way
@@ -43,7 +43,8 @@ def compare(
     rows: dict[str, list[Row]] = {each.name: [] for each in contenders}
     for number in range(rounds):
         for each in contenders[::-1] if number % 2 else contenders:
-            rows[each.name].append(measure(bench, path, each, losses))
+            with all_by_its_way(each):
+                rows[each.name].append(measure(bench, path, each, losses))
         sys.stderr.write(f"round {number + 1} of {rounds}\n")
     return rows
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import ROOT
+from scripts.benchmarks.contenders import Contender
+from scripts.benchmarks.figures import all_by_its_way
+from tests.e2e.world import ROOT, Process
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -34,8 +36,9 @@ def bench(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_a_round_has_every_figure_of_each_contender(tmp_path: Path) -> None:
-    result = bench(tmp_path, "--seconds", "0.3", "ours-h2", "ours-h2-tls")
-    for name in ("ours-h2", "ours-h2-tls"):
+    names = ("ours-h2", "ours-h2-tls", "ours-direct")
+    result = bench(tmp_path, "--seconds", "0.3", *names)
+    for name in names:
         (row,) = result["rounds"][name]
         assert row == result["medians"][name]
         assert row["down 1, MiB/s"] > 1
@@ -44,6 +47,18 @@ def test_a_round_has_every_figure_of_each_contender(tmp_path: Path) -> None:
         assert row["new visitors/s"] > 1
         assert row["new visitor, client ms"] > 0
     assert result["medians"]["start"]["--version s"] > 0
+
+
+def test_a_round_in_which_visitors_went_another_way_counts_for_nothing(tmp_path: Path) -> None:
+    counts = iter([(7, 7), (107, 67)])
+    process = Process(["true"], tmp_path, "nobody")
+    process.wait()
+    contender = Contender("ours-direct", 1, "h.test", process, went=lambda: next(counts))
+    with (
+        pytest.raises(SystemExit, match="ours-direct: only 60 of 100 visitors went its way"),
+        all_by_its_way(contender),
+    ):
+        pass
 
 
 def test_idle_clients_and_streams_are_weighed(tmp_path: Path) -> None:
