@@ -115,10 +115,11 @@ def one_of(words: type[E]) -> Codec[E]:
     """Return the codec of an enumeration."""
 
     def parse(value: object) -> E:
-        if value not in list(words):
+        if not isinstance(value, str) or value not in by_word:
             raise ValueError(f"not {meaning}")
-        return words(str(value))
+        return by_word[value]
 
+    by_word = {str(word): word for word in words}
     meaning = " or ".join(f'"{word}"' for word in words)
     return Codec(meaning, parse, str)
 

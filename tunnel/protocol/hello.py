@@ -7,6 +7,7 @@ that somebody else terminates; it neither negotiates nor judges what routing doe
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto, unique
+from struct import Struct
 from typing import Final, TypeVar
 
 from tunnel.errors import LocalProtocolError, RemoteProtocolError
@@ -28,6 +29,7 @@ CLIENT_HELLO: Final = 1
 SERVER_NAME: Final = 0
 APPLICATION_PROTOCOLS: Final = 16
 MAX_RECORD_BYTES: Final = 1 << 14
+_EXTENSION: Final = Struct(">HH")  # its kind, and the length of its body
 _READ: Final = frozenset({SERVER_NAME, APPLICATION_PROTOCOLS})
 SERVER_NAME_OVERHEAD: Final = 5  # list length, name type, name length
 
@@ -294,9 +296,12 @@ def _with_extensions(data: bytes, size: int) -> ClientHello | None:
     bodies: dict[int, bytes] = {}
     at, end = 0, len(data)
     while at < end:
-        kind, start = int.from_bytes(data[at : at + 2]), at + 4
-        at = start + int.from_bytes(data[at + 2 : start])
-        if start > end or at > end or kind in bodies:
+        start = at + _EXTENSION.size
+        if start > end:
+            return None
+        kind, length = _EXTENSION.unpack_from(data, at)
+        at = start + length
+        if at > end or kind in bodies:
             return None
         bodies[kind] = data[start:at] if kind in _READ else b""
     name, protocols = bodies.get(SERVER_NAME), bodies.get(APPLICATION_PROTOCOLS)

@@ -6,6 +6,7 @@ have which name.
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 ID_BITS = (64, 128)
 HOST_NAME_LIMIT = 253  # RFC 1035 §2.3.4, in the textual form without trailing dot
@@ -35,6 +36,7 @@ def parse_fingerprint(text: str) -> bytes:
     return bytes.fromhex(found[1])
 
 
+@lru_cache(maxsize=4096)
 def check_host_name(text: str) -> str:
     """Return `text` if it is a lower-case host name (RFC 1123 §2.1) without trailing dot.
 

@@ -25,12 +25,7 @@ def parse_object(payload: bytes) -> dict[str, object]:
     try:
         text = payload.decode("utf-8")
         _check_nesting(text)  # before parsing: the json module recurses
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
+        value = _DECODER.decode(text)
         if "\\u" in text:  # only an escape can smuggle in a lone surrogate
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except ValueError as error:  # UnicodeError and JSONDecodeError among them
@@ -42,10 +37,12 @@ def parse_object(payload: bytes) -> dict[str, object]:
 
 def render_object(value: Mapping[str, object]) -> bytes:
     """Return the object as UTF-8, without white space."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def _check_nesting(text: str) -> None:
+    if text.count("{") + text.count("[") <= NESTING_LIMIT:
+        return
     depth = 0
     for token in _TOKEN.finditer(text):
         match text[token.start()]:
@@ -73,6 +70,13 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError("number out of range")
     return number
+
+
+# Made once: `json.dumps` and `json.loads` make one for each call with arguments like these.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+)
 
 
 def _brief(error: ValueError) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ async def connect_socket(address: Address, timeout: float) -> socket.socket:
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
+            family = family_of_literal(address.host)
+            if family is not None:
+                return await _connect_to((family, socket.SOCK_STREAM, 0, "", address))
             found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
             return await _connect_any(found, timeout / len(found))
     except TimeoutError as error:
@@ -40,6 +44,19 @@ async def connect_unix_socket(path: Path, timeout: float) -> socket.socket:
         raise DialFailed(f"cannot connect to {path}: no answer within {timeout:g} s") from error
     except OSError as error:
         raise DialFailed(f"cannot connect to {path}: {reason_of(error)}") from error
+
+
+@lru_cache(maxsize=256)
+def family_of_literal(host: str) -> socket.AddressFamily | None:
+    """Return the family of an IP address as text, None for a name: that needs a thread to look up.
+
+    An address with a zone is left to the resolver as well.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):
+            socket.inet_pton(family, host)
+            return family
+    return None
 
 
 async def _connect_any(found: Sequence[tuple[Any, ...]], share: float) -> socket.socket:
