@@ -28,13 +28,17 @@ RELAY, CLIENT = ("192.0.2.1", 443), ("192.0.2.2", 5000)
 
 @dataclass
 class Wire:
-    """A relay's engine and a client's, `delay` seconds apart; the handshake has been done."""
+    """A relay's engine and a client's, `delay` seconds apart; the handshake has been done.
+
+    Where it loses, it delays some more than others, by up to `jitter` of the delay.
+    """
 
     flow: FlowSettings = field(default_factory=FlowSettings)
     loss: float = 0.0
     seed: int = 0
     delay: float = 0.01
     now: float = 1000.0
+    jitter: float = 1.0
 
     def __post_init__(self) -> None:
         options = TransportOptions(flow=self.flow)
@@ -92,7 +96,7 @@ class Wire:
         engine.take_done()
         for datagram in self.emit(engine):
             if self._random.random() >= self.loss:
-                jitter = self._random.random() * self.delay if self.loss else 0.0
+                jitter = self._random.random() * self.jitter * self.delay if self.loss else 0.0
                 arrival = self.now + self.delay + jitter
                 entry = (arrival, next(self._order), self.other(engine), datagram)
                 heapq.heappush(self._flying, entry)

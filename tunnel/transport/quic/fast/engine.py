@@ -11,5 +11,8 @@ class FastEngine(SendingConnection, ReceivingConnection):
         if not self._is_bypassing():
             return super().get_timer()
         self._loss_at = self._recovery.timer_at(self._space)
-        times = [self._close_at, self._space.ack_at, self._loss_at, self._pacing_at]
+        times = [
+            *(self._close_at, self._space.ack_at, self._loss_at),
+            *(self._pacing_at, self._originals.due_at),
+        ]
         return min((at for at in times if at is not None), default=None)

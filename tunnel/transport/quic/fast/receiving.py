@@ -154,8 +154,12 @@ class ReceivingConnection(BypassConnection):
     def _note_received(self, start: int, stop: int, now: float) -> None:
         """Remember packet numbers, for acknowledgements and to know duplicates."""
         space = self._space
-        if start != space.largest_received_packet + 1:
+        missed = start - space.largest_received_packet - 1
+        if missed:
             self._is_disordered = True
+        # What comes late was counted as lost before.
+        lost = missed if missed >= 0 else start - stop
+        self._recovery.losses.add(arrived=stop - start, lost=lost)
         space.ack_queue.add(start, stop)
         if len(space.ack_queue) > MAX_ACK_RANGES:
             space.ack_queue.shift()

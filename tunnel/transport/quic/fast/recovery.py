@@ -16,6 +16,7 @@ from aioquic.quic.recovery import (
 )
 
 from tunnel.transport.quic.fast.records import Run, count_of, parts_of
+from tunnel.transport.quic.fast.repeating import LossShare
 from tunnel.transport.quic.fast.settling import replaced, settle
 from tunnel.transport.quic.pacing import DebtPacer, note_app_limited
 
@@ -29,6 +30,7 @@ class RunRecovery(QuicPacketRecovery):
     def __init__(self, *, max_datagram_size: int, **arguments: Any) -> None:
         super().__init__(max_datagram_size=max_datagram_size, **arguments)
         self.pacer = self._pacer = DebtPacer(self._cc, max_datagram_size)
+        self.losses = LossShare()
 
     @property
     def smoothed_rtt(self) -> float:
@@ -80,6 +82,7 @@ class RunRecovery(QuicPacketRecovery):
     def _acknowledge(self, packet: QuicSentPacket, now: float, space: QuicPacketSpace) -> None:
         if packet.is_ack_eliciting:
             space.ack_eliciting_in_flight -= count_of(packet)
+            self.losses.add(arrived=count_of(packet))
         if packet.in_flight:
             self._tell_control(packet, now)
         for handler, arguments in packet.delivery_handlers:
@@ -163,7 +166,9 @@ class RunRecovery(QuicPacketRecovery):
     ) -> None:
         lost = list(packets)
         super()._on_packets_lost(packets=lost, space=space, **about)
-        space.ack_eliciting_in_flight -= sum(count_of(packet) - 1 for packet in lost)
+        count = sum(map(count_of, lost))
+        space.ack_eliciting_in_flight -= count - len(lost)
+        self.losses.add(lost=count)
 
     def _in_persistent_congestion(self, *, packets: list[QuicSentPacket]) -> bool:
         """Whether nothing has arrived of what was sent over a long time (RFC 9002 §7.6)."""

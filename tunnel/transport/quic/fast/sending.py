@@ -1,7 +1,7 @@
 """Filling 1-RTT packets: runs of one stream's bytes in bulk, everything else frame by frame.
 
 The order is that of `writing`: acknowledgements, what keeps the connection going, credit, then the
-control stream, then the others in turn. Rare frames are left to aioquic's own writer, in packets of
+control stream, then the others in turn, then copies (`repeating`). Rare frames are left to aioquic's own writer, in packets of
 their own.
 """
 
@@ -25,6 +25,7 @@ from tunnel.transport.quic.fast.codec import (
     sized_header,
 )
 from tunnel.transport.quic.fast.records import Handlers, Record, Run
+from tunnel.transport.quic.fast.repeating import Original, Originals, wait_before_copy
 from tunnel.transport.quic.fast.sealing import OVERHEAD_BYTES, Sealer, sealing_keys
 from tunnel.transport.quic.fast.sender import Frame, chunks_of
 from tunnel.transport.quic.halves import number_of
@@ -54,11 +55,12 @@ class Flight:
 class Content:
     """The frames of one packet in the making."""
 
-    __slots__ = ("_parts", "handlers", "is_eliciting", "room")
+    __slots__ = ("_acks", "_parts", "handlers", "is_eliciting", "room")
 
     def __init__(self, room: int) -> None:
+        self._acks: list[bytes] = []
         self._parts: list[bytes] = []
-        self.handlers: Handlers = []
+        self.handlers: Handlers = []  # those of acknowledgements first
         self.is_eliciting = False
         self.room = room  # bytes
 
@@ -71,15 +73,19 @@ class Content:
             self.handlers.append((told, arguments))
 
     def add_ack(self, frame: bytes, told: Callable[..., None], *arguments: Any) -> None:
-        """Add an ACK frame, which asks for nothing."""
-        self._parts.append(frame)
+        """Add an ACK frame, which asks for nothing; before all others."""
+        self._acks.append(frame)
         self.room -= len(frame)
         self.handlers.append((told, arguments))
 
     @property
     def plain(self) -> bytes:
         """The frames, b"" if there are none."""
-        return b"".join(self._parts)
+        return b"".join((*self._acks, *self._parts))
+
+    def original(self, record: Record) -> Original:
+        """Return what may be sent once more of the packet that was made of it."""
+        return Original(record, b"".join(self._parts), len(self._acks))
 
 
 class SendingConnection(BypassConnection):
@@ -88,6 +94,7 @@ class SendingConnection(BypassConnection):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._acks_alone = 0
+        self._originals = Originals()
 
     def _build_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
         if not self._is_bypassing():
@@ -129,15 +136,20 @@ class SendingConnection(BypassConnection):
         """Return all packets that may leave now."""
         space = self._space
         is_ack_due = space.ack_at is not None and space.ack_at <= now
-        limits = self._connection_limits_due()
-        if not (is_ack_due or limits or self._limits_due or self._probe_pending or self._sending):
+        is_copy_due = self._originals.due_at is not None and self._originals.due_at <= now
+        is_mixed = bool(
+            is_ack_due or self._connection_limits_due() or self._limits_due or self._probe_pending
+        )
+        if not (is_mixed or is_copy_due or self._sending):
             return []
         flight = self._begin_flight(now)
-        if is_ack_due or limits or self._limits_due or self._probe_pending:
+        if is_mixed:
             self._seal_mixed(flight)
         while flight.allowed > 0 and (self._sending or self._limits_due):
             if not self._seal_run(flight) and not self._seal_mixed(flight):
                 break
+        if is_copy_due:
+            self._seal_copies(flight)
         return self._end_flight(flight)
 
     def _begin_flight(self, now: float) -> Flight:
@@ -176,6 +188,8 @@ class SendingConnection(BypassConnection):
             self._pacing_at = None
             if not flight.is_awaited:
                 self._recovery.note_app_limited()
+        else:
+            self._originals.clear()  # what follows is bulk, whose losses are soon known
         address = path.addr
         return [(payload, address) for payload in payloads]
 
@@ -214,6 +228,26 @@ class SendingConnection(BypassConnection):
         plain = content.plain
         if not plain:
             return False
+        record = self._seal_record(content, plain, flight)
+        if content.is_eliciting and self._recovery.losses.is_lossy:
+            due_at = flight.now + wait_before_copy(self._recovery.smoothed_rtt)
+            self._originals.add(content.original(record), due_at)
+        return True
+
+    def _seal_copies(self, flight: Flight) -> None:
+        """Seal packets of the frames of the last ones that may still be on their way, or lost."""
+        originals = self._originals.take()
+        while originals and flight.allowed > 0:
+            content = Content(flight.datagram_bytes - OVERHEAD_BYTES)
+            while originals and len(originals[-1].frames) <= content.room:
+                original = originals.pop()
+                content.add(original.frames, original.twin.note_copy)
+            if content.is_eliciting:
+                self._seal_record(content, content.plain, flight)
+            else:
+                originals.pop()  # datagrams have become smaller
+
+    def _seal_record(self, content: Content, plain: bytes, flight: Flight) -> Record:
         number = flight.sealer.number
         flight.sealer.seal(plain)
         self._acks_alone = 0 if content.is_eliciting else self._acks_alone + 1
@@ -225,7 +259,7 @@ class SendingConnection(BypassConnection):
             eliciting=content.is_eliciting,
         )
         self._count_sent(flight, record, int(content.is_eliciting))
-        return True
+        return record
 
     def _count_sent(self, flight: Flight, record: Record | Run, eliciting: int) -> None:
         self._recovery.on_packet_sent(packet=record, space=self._space)
@@ -277,7 +311,7 @@ class SendingConnection(BypassConnection):
 
     def _add_turn(self, content: Content, flight: Flight, stream: QuicStream) -> bool:
         """Add what one stream may put into this packet; return whether it has more to send."""
-        self._add_cut(content, stream)
+        _add_cut(content, stream)
         sender = chunks_of(stream)
         if not sender.has_frame:
             return False
@@ -290,25 +324,26 @@ class SendingConnection(BypassConnection):
         frame = sender.take(content.room - SIZED_HEADER.size, max_offset)
         if frame is None:
             return False
-        self._add_stream_frame(content, stream, frame)
+        _add_stream_frame(content, stream, frame)
         self._remote_max_data_used += sender.highest_offset - before
         return sender.has_frame
 
-    @staticmethod
-    def _add_stream_frame(content: Content, stream: QuicStream, frame: Frame) -> None:
-        header = sized_header(number_of(stream), frame.offset, len(frame.data), fin=frame.fin)
-        content.add(header + frame.data, chunks_of(stream).on_frame_delivery, frame)
 
-    def _add_cut(self, content: Content, stream: QuicStream) -> None:
-        sender, receiver = stream.sender, stream.receiver
-        if receiver.stop_pending and not receiver.is_finished:
-            stop = receiver.get_stop_frame()
-            frame = _numbers(STOP_SENDING, stop.stream_id, stop.error_code)
-            content.add(frame, receiver.on_stop_sending_delivery)
-        if sender.reset_pending:
-            reset = sender.get_reset_frame()
-            frame = _numbers(RESET_STREAM, reset.stream_id, reset.error_code, reset.final_size)
-            content.add(frame, sender.on_reset_delivery)
+def _add_stream_frame(content: Content, stream: QuicStream, frame: Frame) -> None:
+    header = sized_header(number_of(stream), frame.offset, len(frame.data), fin=frame.fin)
+    content.add(header + frame.data, chunks_of(stream).on_frame_delivery, frame)
+
+
+def _add_cut(content: Content, stream: QuicStream) -> None:
+    sender, receiver = stream.sender, stream.receiver
+    if receiver.stop_pending and not receiver.is_finished:
+        stop = receiver.get_stop_frame()
+        frame = _numbers(STOP_SENDING, stop.stream_id, stop.error_code)
+        content.add(frame, receiver.on_stop_sending_delivery)
+    if sender.reset_pending:
+        reset = sender.get_reset_frame()
+        frame = _numbers(RESET_STREAM, reset.stream_id, reset.error_code, reset.final_size)
+        content.add(frame, sender.on_reset_delivery)
 
 
 def _numbers(*values: int) -> bytes:
