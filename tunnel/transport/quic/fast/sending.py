@@ -1,8 +1,8 @@
 """Filling 1-RTT packets: runs of one stream's bytes in bulk, everything else frame by frame.
 
 The order is that of `writing`: acknowledgements, what keeps the connection going, credit, then the
-control stream, then the others in turn, then copies (`repeating`). Rare frames are left to aioquic's own writer, in packets of
-their own.
+control stream, then the others in turn, then copies (`repeating`). Rare frames are left to
+aioquic's own writer, in packets of their own.
 """
 
 from collections.abc import Callable
