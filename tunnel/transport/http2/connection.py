@@ -1,7 +1,9 @@
 """A TLS connection that carries streams as HTTP/2 requests: callbacks and futures, no task."""
 
 import asyncio
+import mmap
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,18 +15,15 @@ from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtoc
 from tunnel.log import get_log
 from tunnel.stream import Address, Binding, Stream
 from tunnel.transport.http2.engine import (
-    CONTROL_REQUEST,
-    FRAME_MAX_BYTES,
+    CONTROL_ID,
     MESSAGE_MAX_BYTES,
-    RESPONSE,
-    STREAM_REQUEST,
-    Engine,
     check_request,
     check_response,
     code_of,
 )
-from tunnel.transport.http2.meter import FrameMeter
-from tunnel.transport.http2.sending import CONTROL_ID, Sender
+from tunnel.transport.http2.frames import END_STREAM, Piece
+from tunnel.transport.http2.sending import Sender
+from tunnel.transport.http2.shortcuts import Requested, ShortcutEngine
 from tunnel.transport.http2.stream import Http2Stream
 from tunnel.transport.options import ALPN_HTTP2, STREAMS_ADVERTISED, TransportOptions
 from tunnel.transport.parking import ParkingLot
@@ -33,7 +32,22 @@ from tunnel.transport.waiting import Places, Queue
 
 log = get_log(__name__)
 
+READ_BYTES = 128 * 1024  # at once
+
 UNCLAIMED_MAX = 2 * STREAMS_ADVERTISED  # streams begun by the peer and not yet freed here
+
+
+class _Buffers(threading.local):
+    """What all connections of a loop read into, one after the other: nothing stays in it.
+
+    Anonymous memory: what is never filled is never resident.
+    """
+
+    def __init__(self) -> None:
+        self.shared = memoryview(mmap.mmap(-1, READ_BYTES))
+
+
+_buffers = _Buffers()
 
 
 class Http2Connection(asyncio.BufferedProtocol):
@@ -47,10 +61,10 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.reported_peer: Address | None = None  # by a balancer in between
         self.last_heard = loop.time()
         self.lot = ParkingLot(options.flow.parked_max, options.budget)
-        self.engine = Engine(options.flow, is_relay=is_relay)
+        self.engine = ShortcutEngine(options.flow, is_relay=is_relay)
         self.sender = Sender(self.engine, self._stalled, self._fail)
         self.streams: dict[int, Http2Stream] = {}
-        self._meter = FrameMeter(FRAME_MAX_BYTES, has_preface=not is_relay)
+        self._buffer = _buffers.shared
         self._lost: ConnectionLost | None = None
         self._settled: asyncio.Future[None] = loop.create_future()
         self._closed: asyncio.Future[ConnectionLost] = loop.create_future()
@@ -89,7 +103,7 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def grant(self, stream_id: int, credit: int) -> None:
         """Let the peer send `credit` more bytes on a stream that has not ended."""
-        self.engine.increment_flow_control_window(credit, stream_id)
+        self.engine.grant(stream_id, credit)
         self.sender.schedule()
 
     def leave(self, stream: Http2Stream, code: Code) -> None:
@@ -110,19 +124,20 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.sender.start(self._transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        return self.engine.buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._lost is not None:
             return
-        data = self.engine.buffer[:nbytes]
+        data = self._buffer[:nbytes]
         self.last_heard = now = asyncio.get_running_loop().time()
         try:
-            self._meter.inspect(data, now)
-            arrived = self.engine.receive_data(data)
-            for event in arrived[-1:] if self.engine.is_over else arrived:
-                self._take_event(event)
-            self._meter.check_resets()
+            for event in self.engine.receive(data, now):
+                if react := REACTIONS.get(type(event)):
+                    react(self, event)
+                if self._lost is not None:
+                    return
+            self.engine.meter.check_resets()
             self.sender.fill()
         except (H2Error, RemoteProtocolError) as error:
             self.close(Code.PROTOCOL, str(error))
@@ -140,12 +155,14 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.end(lost)
         self._closed.set_result(self._lost or lost)
 
-    def _take_event(self, event: events.Event) -> None:
-        """Act on one event, unless an earlier one has ended the connection."""
-        if self._lost is None and (react := REACTIONS.get(type(event))):
-            react(self, event)
+    def on_piece(self, piece: Piece) -> None:
+        if stream := self.streams.get(piece.stream_id):
+            stream.arrive(piece.payload)
+            if piece.ends and piece.flags & END_STREAM:
+                stream.end_arriving()
 
     def on_data(self, event: events.DataReceived) -> None:
+        """Act on a frame that h2 has read: one with padding."""
         self.engine.credit_on_receipt(event.flow_controlled_length)
         if stream := self.streams.get(event.stream_id):
             stream.arrive(event.data)
@@ -186,6 +203,10 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Act on the headers that begin a stream, or the answer to them."""
         raise NotImplementedError
 
+    def take_stream(self, event: Requested) -> None:
+        """Act on a stream that the peer begins."""
+        raise NotImplementedError
+
     def on_stray(self, event: events.Event) -> None:
         raise RemoteProtocolError(f"{type(event).__name__} has no place here")
 
@@ -193,7 +214,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Return the new stream of that number."""
         stream = Http2Stream(self, stream_id, self.engine.new_window())
         self.streams[stream_id] = stream
-        self._meter.excuse_reset()  # one that the peer may send, if only to cut the stream
+        self.engine.meter.excuse_reset()  # one that the peer may send, if only to cut the stream
         return stream
 
     def _stalled(self) -> None:
@@ -245,9 +266,7 @@ class RelayConnection(Http2Connection):
     async def open_stream(self) -> Stream:
         await self._places.take()
         try:
-            stream_id = self.engine.get_next_available_stream_id()
-            headers = CONTROL_REQUEST if stream_id == CONTROL_ID else STREAM_REQUEST
-            self.engine.send_headers(stream_id, headers)
+            stream_id = self.engine.begin()
         except NoAvailableStreamIDError as error:  # after 2^30 streams, RFC 9113 §5.1.1
             self.close(Code.DRAINING, "stream numbers are used up")
             raise ConnectionLost("stream numbers are used up", Code.DRAINING) from error
@@ -287,10 +306,13 @@ class ClientConnection(Http2Connection):
 
     def take_headers(self, event: events.RequestReceived | events.ResponseReceived) -> None:
         check_request(event.headers, is_first=event.stream_id == CONTROL_ID)
+        self.take_stream(Requested(event.stream_id))
+
+    def take_stream(self, event: Requested) -> None:
         if len(self.streams) >= UNCLAIMED_MAX:
             raise RemoteProtocolError("streams begun and cut faster than they can be freed")
         if self.engine.is_open(event.stream_id):  # else it was cut by a frame right behind
-            self.engine.send_headers(event.stream_id, RESPONSE)
+            self.engine.answer(event.stream_id)
         self._arrivals.put(self.begin(event.stream_id))
 
     def end(self, lost: ConnectionLost) -> None:
@@ -298,7 +320,9 @@ class ClientConnection(Http2Connection):
         self._arrivals.close(lost)
 
 
-REACTIONS: Mapping[type[events.Event], Callable[[Any, Any], None]] = {
+REACTIONS: Mapping[type[events.Event | Piece], Callable[[Any, Any], None]] = {
+    Piece: Http2Connection.on_piece,
+    Requested: lambda connection, event: connection.take_stream(event),
     events.DataReceived: Http2Connection.on_data,
     events.StreamEnded: Http2Connection.on_end,
     events.StreamReset: Http2Connection.on_reset,

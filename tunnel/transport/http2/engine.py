@@ -1,11 +1,9 @@
 """The HTTP/2 state machine with what this protocol fixes: settings, requests, codes, credit.
 
-Sans-I/O. Only this package imports h2, and only this module overrides anything in it.
+Sans-I/O. Only this package imports h2; only this module and `shortcuts` reach into it.
 """
 
-import mmap
-from collections.abc import Iterable, Sequence
-from struct import Struct
+from collections.abc import Sequence
 
 import h2.config
 import h2.connection
@@ -22,10 +20,9 @@ from tunnel.transport.options import STREAMS_ADVERTISED
 from tunnel.transport.window import ReceiveWindow
 
 FRAME_MAX_BYTES = 64 * 1024
-DATA_HEADER = Struct(">HBBBL")  # RFC 9113 §4.1: u24 length, type, flags, u32 stream
-READ_BYTES = 64 * 1024  # at once: in frames of two bytes they keep the loop for 0.1 s
 HEADER_LIST_MAX_BYTES = 4 * 1024
 MESSAGE_MAX_BYTES = 256
+CONTROL_ID = 1  # the first stream that the HTTP/2 client opens
 CODE_BASE = 0x100  # our codes begin above HTTP/2's own
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -62,8 +59,6 @@ class Engine(h2.connection.H2Connection):
         )
         self._flow = flow
         self._owed = 0
-        # Anonymous memory: what an idle connection never fills is never resident.
-        self.buffer = memoryview(mmap.mmap(-1, READ_BYTES))
         self.local_settings = h2.settings.Settings(
             client=is_relay,
             initial_values={
@@ -98,11 +93,6 @@ class Engine(h2.connection.H2Connection):
         """Return the account of a stream that begins."""
         return ReceiveWindow(self._flow.stream_window, self._flow.stream_window_max)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether a GOAWAY came or went: nothing else may be said any more."""
-        return self.state_machine.state is h2.connection.ConnectionState.CLOSED
-
     def is_open(self, stream_id: int) -> bool:
         """Whether either half of the stream still lives on the wire."""
         stream = self.streams.get(stream_id)
@@ -114,17 +104,6 @@ class Engine(h2.connection.H2Connection):
             self.reset_stream(stream_id, CODE_BASE + code)
         if (stream := self.streams.pop(stream_id, None)) is not None:
             self._closed_streams[stream_id] = stream.closed_by
-
-    def frame_data(self, stream_id: int, chunks: Iterable[memoryview], size: int) -> None:
-        """Queue one DATA frame of `size` bytes, within all limits, on a stream that may send.
-
-        What `send_data` does, without the five copies it makes of each byte.
-        """
-        self.streams[stream_id].outbound_flow_control_window -= size
-        self.outbound_flow_control_window -= size
-        self._data_to_send += DATA_HEADER.pack(size >> 8, size & 0xFF, 0, 0, stream_id)
-        for chunk in chunks:
-            self._data_to_send += chunk
 
     def take_framed(self) -> bytearray:
         """Return all that is to be written now, and forget it."""

@@ -8,13 +8,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from tunnel.transport.http2.engine import FRAME_MAX_BYTES, Engine
+from tunnel.transport.http2.engine import CONTROL_ID
+from tunnel.transport.http2.frames import HEADER_BYTES
+from tunnel.transport.http2.shortcuts import ShortcutEngine
 from tunnel.transport.options import CONTROL_RESERVE_BYTES
 
-CONTROL_ID = 1  # the first stream that the HTTP/2 client opens
-FRAME_SHARED_BYTES = 16 * 1024  # of a stream while others wait for their turn
+# With its header a frame fills TLS records of 16 KiB, so that none of a few bytes follows it.
+FRAME_BYTES = 64 * 1024 - HEADER_BYTES
+FRAME_SHARED_BYTES = 16 * 1024 - HEADER_BYTES  # of a stream while others wait for their turn
 STREAM_BACKLOG_BYTES = 64 * 1024  # a stream's `send` returns when no more than this is queued
-BATCH_BYTES = 64 * 1024  # framed before the socket is asked again
+BATCH_BYTES = 128 * 1024  # framed before the socket is asked again
 SOCKET_HIGH_BYTES, SOCKET_LOW_BYTES = 128 * 1024, 32 * 1024
 CONTROL_MAX_BYTES = 256 * 1024  # of control frames that a peer leaves unread
 
@@ -94,7 +97,10 @@ class Sender:
     """
 
     def __init__(
-        self, engine: Engine, stalled: Callable[[], None], failed: Callable[[Exception], None]
+        self,
+        engine: ShortcutEngine,
+        stalled: Callable[[], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._engine = engine
         self._stalled = stalled
@@ -180,17 +186,15 @@ class Sender:
     def _frame(self, outbox: Outbox, room: int) -> int:
         """Frame one turn of a stream; return the bytes it made, at least 1 if any."""
         del self._ready[outbox.stream_id]
-        share = FRAME_SHARED_BYTES if self._ready else FRAME_MAX_BYTES
+        share = FRAME_SHARED_BYTES if self._ready else FRAME_BYTES
         # A peer that lowers its window leaves less than no credit (RFC 9113 §6.9.2).
         credit = max(self._engine.local_flow_control_window(outbox.stream_id), 0)
         size = min(outbox.size, room, share, credit, self._engine.max_outbound_frame_size)
         is_last = outbox.is_ending and size == outbox.size
         if not size and not is_last:
             return 0  # new credit will queue it again
-        if size:
-            self._engine.frame_data(outbox.stream_id, outbox.take(size), size)
+        self._engine.frame_data(outbox.stream_id, outbox.take(size), size, is_last=is_last)
         if is_last:
-            self._engine.end_stream(outbox.stream_id)
             outbox.end()
         elif outbox.size:
             self._ready[outbox.stream_id] = outbox

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from tunnel.errors import Code, LocalProtocolError
 from tunnel.stream import Splicing, Stream
-from tunnel.transport.http2.sending import CONTROL_ID, Outbox, Sender
+from tunnel.transport.http2.engine import CONTROL_ID
+from tunnel.transport.http2.sending import Outbox, Sender
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.parking import ParkingLot
 from tunnel.transport.window import ReceiveWindow

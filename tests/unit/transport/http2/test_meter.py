@@ -3,6 +3,7 @@
 import pytest
 
 from tunnel.errors import RemoteProtocolError
+from tunnel.transport.http2.frames import FrameReader
 from tunnel.transport.http2.meter import EXCUSED_MAX, FrameMeter
 
 DATA, PRIORITY, RST, SETTINGS, PING, UNKNOWN = 0, 2, 3, 4, 6, 0xFA
@@ -13,8 +14,21 @@ def frame(kind: int, size: int = 0, flags: int = 0) -> bytes:
     return size.to_bytes(3) + bytes((kind, flags)) + bytes(4) + bytes(size)
 
 
-def meter() -> FrameMeter:
-    return FrameMeter(MAX, has_preface=False)
+class Metered(FrameMeter):
+    """A meter that is told of each frame by a reader."""
+
+    def __init__(self, *, has_preface: bool = False) -> None:
+        super().__init__(MAX)
+        self.reader = FrameReader(self.judge, has_preface=has_preface)
+
+    def inspect(self, data: bytes, now: float) -> None:
+        self.tick(now)
+        for _ in self.reader.read(memoryview(data)):
+            pass
+
+
+def meter() -> Metered:
+    return Metered()
 
 
 def test_a_frame_that_is_too_long_is_refused_by_its_first_nine_bytes() -> None:
@@ -35,7 +49,7 @@ def test_frames_are_followed_through_pieces_of_every_size() -> None:
 
 
 def test_the_preface_is_no_frame() -> None:
-    followed = FrameMeter(MAX, has_preface=True)
+    followed = Metered(has_preface=True)
     followed.inspect(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS), now=0)
 
 
