@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scripts.benchmarks import idle, loss, starting
+from scripts.benchmarks import fairness, idle, loss, starting
 from scripts.benchmarks.contenders import Bench, Contender, Site, missing, start, starters, target
 from scripts.benchmarks.figures import Row, measure
 from tests.e2e.world import ROOT, new_world
@@ -118,6 +118,14 @@ def parse() -> argparse.Namespace:
         metavar="PERCENT,…",
         help="over a path of 40 ms and 100 Mbit/s that loses packets (0,1,3,5)",
     )
+    kind.add_argument(
+        "--fair",
+        nargs="?",
+        const=20.0,
+        type=float,
+        metavar="SECONDS",
+        help="how two flows share that path, ours and the kernel's: each pair for so long (20)",
+    )
     kind.add_argument("--idle", type=int, metavar="N", help="N idle clients, then N idle streams")
     add("--json", type=Path, default=ROOT / ".cache/bench.json", help="store every round here")
     return parser.parse_args()
@@ -130,6 +138,9 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, list[R
         losses = [float(each) for each in arguments.loss.split(",")]
         with loss.lossy_path() as path, bench_on(loss.site(path), folder) as bench:
             return loss.compare(bench, path, starters(names), losses, rounds)
+    if arguments.fair is not None:
+        with loss.lossy_path() as path, bench_on(loss.site(path), folder) as bench:
+            return fairness.compare(bench, path, arguments.fair, rounds)
     with bench_on(Site(), folder) as bench:
         if arguments.idle is not None:
             return idle.measure(bench, arguments.idle, rounds)

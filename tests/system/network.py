@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 
 TUNEM = File(__file__).parents[1] / "tunem.py"
-RELAY_HOST = "10.77.0.1"  # what tunem gives to the first namespace
+RELAY_HOST, CLIENT_HOST = "10.77.0.1", "10.77.0.2"  # what tunem gives to the two namespaces
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 START_TIMEOUT = 10.0  # seconds
 

@@ -73,6 +73,20 @@ def test_losses_are_those_of_the_path(tmp_path: Path) -> None:
     assert row["loss 0 %, p50 ms"] > 40
 
 
+def test_pairs_share_a_path(tmp_path: Path) -> None:
+    medians = bench(tmp_path, "--fair", "1")["medians"]
+    assert {"ours beside ours", "ours beside cubic"} <= set(medians)
+    for row in medians.values():
+        for queue in (40, 160):
+            one, other = (
+                row[f"queue {queue} ms, {who} Mbit/s"] for who in ("one's", "the other's")
+            )
+            assert min(one, other) > 0
+            assert one + other < 120
+            share = row[f"queue {queue} ms, the other's share %"]
+            assert share == pytest.approx(other / (one + other) * 100)
+
+
 def test_a_contender_that_nobody_knows_is_said_to_be_one() -> None:
     command = [sys.executable, "-m", "scripts.benchmark", "ours-pigeon"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
