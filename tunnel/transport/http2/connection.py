@@ -32,7 +32,7 @@ from tunnel.transport.waiting import Places, Queue
 
 log = get_log(__name__)
 
-READ_BYTES = 128 * 1024  # at once
+READ_BYTES = 128 * 1024  # at once: in frames of two bytes they keep the loop for 0.07 s
 
 UNCLAIMED_MAX = 2 * STREAMS_ADVERTISED  # streams begun by the peer and not yet freed here
 
