@@ -12,6 +12,7 @@ import uvloop
 
 from tests.contract.http2_pair import http2_pair
 from tests.contract.quic_pair import quic_pair
+from tests.variants import Engines
 from tunnel.stream import Address, Connection, Stream
 from tunnel.transport import tcp
 from tunnel.transport.direct import stream as direct
@@ -49,10 +50,10 @@ async def memory_ends(
 PAIRS: dict[str, Pair] = {
     "memory": memory_ends,
     "http2": http2_pair,
-    "quic": quic_pair,
-    "quic stock": partial(quic_pair, engines=("stock", "stock")),
-    "quic fast to stock": partial(quic_pair, engines=("fast", "stock")),
-    "quic stock to fast": partial(quic_pair, engines=("stock", "fast")),
+    "quic": partial(quic_pair, engines=Engines("fast", "fast")),
+    "quic stock": partial(quic_pair, engines=Engines("stock", "stock")),
+    "quic fast to stock": partial(quic_pair, engines=Engines("fast", "stock")),
+    "quic stock to fast": partial(quic_pair, engines=Engines("stock", "fast")),
 }
 MIXED = [name for name in PAIRS if " to " in name]  # what each engine does is seen without them
 PARAMS = [pytest.param(name, marks=[pytest.mark.slow] * (name in MIXED)) for name in PAIRS]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from tests.variants import ASKED, Engines
 from tunnel.errors import Code
 from tunnel.stream import Address, Connection
 from tunnel.tls.certificates import self_signed
@@ -28,17 +29,17 @@ def with_engine(options: TransportOptions | None, engine: str | None) -> Transpo
 async def quic_pair(
     options_relay: TransportOptions | None = None,
     options_client: TransportOptions | None = None,
-    engines: tuple[str | None, str | None] = (None, None),
+    engines: Engines = ASKED.engines,
 ) -> AsyncIterator[tuple[Connection, Connection]]:
     """Yield (relay side, client side), both verified; both are closed afterwards."""
     certificate = self_signed([RELAY_NAME], now=datetime.datetime.now(datetime.UTC))
     listener = await listen(
         Address("127.0.0.1", 0),
         CertificateSlot(certificate),
-        with_engine(options_relay, engines[0]),
+        with_engine(options_relay, engines.relay),
     )
     trust = Trust(RELAY_NAME, pin=certificate.pin)
-    client = await dial(listener.address, trust, with_engine(options_client, engines[1]))
+    client = await dial(listener.address, trust, with_engine(options_client, engines.client))
     try:
         async with asyncio.timeout(20):
             relay = await listener.accept()

@@ -8,12 +8,13 @@ import pytest
 from tests.e2e.targets import pages
 from tests.e2e.tunnels import Tunnel, new_tunnel
 from tests.e2e.world import TRANSPORTS, World, new_world
+from tests.variants import ASKED
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """Return an empty world; on failure its logs are shown."""
-    with new_world(tmp_path) as made:
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """Return an empty world; on failure its logs are shown. A variant may be its parameter."""
+    with new_world(tmp_path, variant=getattr(request, "param", ASKED)) as made:
         yield made
         made.report()
 

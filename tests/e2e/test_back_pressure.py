@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -22,18 +23,17 @@ from tests.e2e.stalls import (
 )
 from tests.e2e.targets import pattern
 from tests.e2e.visitors import tls
-from tests.e2e.world import TRANSPORTS, Client, Process, Relay, World
+from tests.e2e.world import WAYS, Client, Process, Relay, World
+from tests.variants import ASKED, OTHER, Variant, slow
 
 KIB, MIB = 1 << 10, 1 << 20
-ONE_CONNECTION = {  # on which streams are parked: direct connections have none in common
-    "quic": 'transport = "quic"\ndirect = "off"',
-    "h2": 'transport = "h2"\npool_size = 1\ndirect = "off"',
-}
+ONE_CONNECTION = WAYS | {"h2": WAYS["h2"] + "\npool_size = 1"}  # on which streams are parked
+BESIDES = Variant(OTHER)  # with whose engines the slow half does the same again
 STALLED = 64
 STALLED_MAX_BYTES = 256 * KIB + 256 * KIB  # of each: stream_window and what is on its way
 HOLD_TIME = 15.0  # seconds
 ROUNDS = 5
-ROUND_BYTES = {"quic": 2 * MIB, "h2": 8 * MIB}
+ROUND_BYTES = {"quic": 2 * MIB, "h2": 8 * MIB, "direct": 8 * MIB}
 SPEED_KEPT = 0.8
 STALLED_IN_TURN = 8
 LOOKS, LOOK_INTERVAL = 10, 0.1  # in which nothing moves: all wait for a reader, none for its turn
@@ -194,8 +194,17 @@ def assert_undisturbed(used: Tunnel) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize(
+    ("world", "transport", "direction"),
+    [
+        *product((ASKED,), ("quic", "h2"), ("upload", "download")),
+        *product((BESIDES,), ("quic",), ("upload", "download")),
+        (ASKED, "direct", "upload"),
+        (BESIDES, "direct", "download"),
+    ],
+    indirect=["world"],
+    ids=str,
+)
 def test_stalled_visitors_cost_little_and_slow_nobody_down(
     world: World, transport: str, direction: str
 ) -> None:
@@ -215,11 +224,18 @@ def test_stalled_visitors_cost_little_and_slow_nobody_down(
         costs = [now - then for now, then in zip(used.rss_bytes(), resting, strict=True)]
         record_figures(transport, direction, costs, before, during)
         assert max(costs) <= STALLED * STALLED_MAX_BYTES
+        assert_way(used, transport)
         assert_undisturbed(used)
         # The two tunnels are alike: a neighbour that was faster before was only lucky.
         assert median(during) >= SPEED_KEPT * min(median(before), 1.0)
         resume(visitors, behind)
         assert_whole(visitors, behind)
+
+
+def assert_way(used: Tunnel, way: str) -> None:
+    """Fail unless all visitors have come this way: by streams, or by connections of their own."""
+    asked = used.relay.world.ask("relay", "status", "-c", str(used.relay.settings))["visitors"]
+    assert asked["direct"]["total"] == (asked["total"] if way == "direct" else 0), asked
 
 
 def record_figures(
@@ -234,13 +250,16 @@ def record_figures(
 
 
 @pytest.mark.parametrize(
-    ("transport", "direction"),
+    ("world", "transport", "direction"),
     [
-        ("quic", "download"),
-        pytest.param("h2", "upload", marks=pytest.mark.slow),
-        pytest.param("quic", "upload", marks=pytest.mark.slow),
-        pytest.param("h2", "download", marks=pytest.mark.slow),
+        pytest.param(ASKED, "quic", "download", id="quic-download"),
+        slow(ASKED, "h2", "upload", name="h2-upload"),
+        slow(ASKED, "quic", "upload", name="quic-upload"),
+        slow(ASKED, "h2", "download", name="h2-download"),
+        slow(BESIDES, "quic", "upload", name=f"{BESIDES}-quic-upload"),
+        slow(BESIDES, "quic", "download", name=f"{BESIDES}-quic-download"),
     ],
+    indirect=["world"],
 )
 def test_above_parked_max_the_longest_stalled_is_cut_and_the_rest_live(
     world: World, transport: str, direction: str
@@ -259,7 +278,30 @@ def test_above_parked_max_the_longest_stalled_is_cut_and_the_rest_live(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("transport", ["quic", "h2"])
+@pytest.mark.parametrize(
+    ("world", "direction"),
+    [(ASKED, "download"), (BESIDES, "upload")],
+    indirect=["world"],
+    ids=str,
+)
+def test_above_parked_max_nobody_is_cut_who_has_a_connection_of_their_own(
+    world: World, direction: str
+) -> None:
+    with service() as (behind, target), ExitStack() as entered:
+        used = tunnel(world, "direct", target, relay=SMALL_LOT, client=SMALL_LOT)
+        visitors = stall_in_turn(entered, [used], direction, behind)
+        assert_way(used, "direct")
+        resume(visitors, behind)
+        assert_whole(visitors, behind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "transport"),
+    [(ASKED, "quic"), (ASKED, "h2"), (BESIDES, "quic")],
+    indirect=["world"],
+    ids=str,
+)
 def test_above_buffer_total_the_longest_stalled_of_all_connections_is_cut(
     world: World, transport: str
 ) -> None:

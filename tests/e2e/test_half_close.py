@@ -1,8 +1,8 @@
 """How each end of a tunnelled connection learns that the other has ended (docs/protocol.md §5).
 
 Every test runs over both transports and over direct connections, in both directions, with the
-visitor's TLS ended at the client and passed through to the target: `near` is the end that something
-happens at, `far` the other one.
+visitor's TLS ended at the client and passed through to the target, and in the slow half with every
+other pair of QUIC engines: `near` is the end that something happens at, `far` the other one.
 """
 
 import socket
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pytest
 import trustme
@@ -22,6 +23,7 @@ from tests.e2e.ends import Ending, PlainEnd, TlsEnd
 from tests.e2e.targets import pattern
 from tests.e2e.visitors import TIMEOUT, tcp
 from tests.e2e.world import WAYS, Client, Relay, new_world
+from tests.variants import ASKED, OTHER, Variant, others, slow
 
 pytestmark = pytest.mark.timeout(60)  # a program that does not start says so after 20 s
 
@@ -74,15 +76,33 @@ class Passage:
         return target
 
 
-@pytest.fixture(
-    scope="module", params=list(product(WAYS, (ENDED, PASSED))), ids="-".join, autouse=True
-)
+BESIDES = {  # engines, in the slow half
+    ("quic", ENDED): (OTHER,),
+    ("quic", PASSED): tuple(others()),
+    ("direct", ENDED): (OTHER,),
+    ("direct", PASSED): (OTHER,),
+}
+
+
+def passages() -> Iterator[Any]:
+    """Yield what makes each passage: the way, what becomes of TLS, and both engines."""
+    for way, certificate in product(WAYS, (ENDED, PASSED)):
+        yield pytest.param((way, certificate, ASKED.engines), id=f"{way}-{certificate}")
+        for engines in BESIDES.get((way, certificate), ()):
+            yield slow((way, certificate, engines), name=f"{way}-{certificate}-{engines}")
+
+
+@pytest.fixture(scope="module", params=passages(), autouse=True)
 def passage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Passage]:
-    way, certificate = request.param
+    way, certificate, engines = request.param
     folder = tmp_path_factory.mktemp("passage")
-    with new_world(folder) as world, socket.create_server(("127.0.0.1", 0)) as listener:
+    variant = Variant(engines, ASKED.direct)
+    with (
+        new_world(folder, variant=variant) as world,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
         listener.settimeout(TIMEOUT)
         target = f"127.0.0.1:{listener.getsockname()[1]}"
         relay = world.relay(extra=FLOW)

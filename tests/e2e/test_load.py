@@ -1,7 +1,6 @@
 """A thousand visitors at once through one client, and what they leave behind."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ import pytest
 from tests.e2e.swarm import Reception, Visitor, Way, all_of, echoing, part_from, way_to
 from tests.e2e.targets import pattern
 from tests.e2e.world import TRANSPORTS, Client, Process, Relay, World
+from tests.variants import ASKED
 from tunnel.protocol.direct import SPARES_LIMIT
 from tunnel.runtime.loop import run
 
@@ -136,7 +136,7 @@ def test_visitors_leave_neither_descriptors_nor_memory_behind(
 ) -> None:
     async def body() -> None:
         async with scene_of(world, transport, certificate) as scene:
-            spares = SPARES_LIMIT if os.environ.get("TUNNEL_DIRECT") else 0  # that may wait by then
+            spares = SPARES_LIMIT if ASKED.direct else 0  # that may wait by then
             own = LOOPS_OWN + spares
             descriptors = [process.descriptors() + own for process in scene.processes]
             resting: list[tuple[int, ...]] = []

@@ -2,8 +2,8 @@
 
 A test asks for a `World`, starts what it needs, and everything is gone when it ends. Processes run
 the zipapps of dist/; with TUNNEL_FROM_SOURCE=1 they run the package of this tree instead, which
-saves the build while writing tests. Clients keep no direct connections unless a test says so; with
-TUNNEL_DIRECT=1 all of them do.
+saves the build while writing tests. Which engines they run, and whether clients keep direct
+connections, is said by tests/variants.py unless a test says so itself.
 """
 
 import json
@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.ports import free_port
+from tests.variants import ASKED, Variant, table
 
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
 TRANSPORTS = ("quic", "h2")
 WAYS = {  # by which visitors come: keys of [client]
-    "quic": 'transport = "quic"',
-    "h2": 'transport = "h2"',
+    "quic": 'transport = "quic"\ndirect = "off"',
+    "h2": 'transport = "h2"\ndirect = "off"',
     "direct": 'transport = "quic"\ndirect = "on"',
 }
 OPEN = "Client: client.pyz"  # what a relay prints once it listens
@@ -178,6 +179,7 @@ class World:
 
     folder: Path
     agents_host: str = "127.0.0.1"
+    variant: Variant = ASKED
     processes: list[Process] = field(default_factory=list)
 
     def run(self, what: str, settings: Path, name: str, *arguments: str) -> Process:
@@ -211,6 +213,7 @@ class World:
             f'transports = ["quic", "h2", "direct"]\n'
             f'[listeners.public]\nkind = "public"\nlisten = ["127.0.0.1:{public}"]\n'
             f'[suffixes."{SUFFIX}"]\npublic_port = {public}\n{suffix}\n{extra}\n'
+            + table(self.variant.engines.relay)
         )
         process = self.run("relay", settings, name)
         relay = Relay(self, name, settings, agents, public, process)
@@ -238,13 +241,14 @@ class World:
         )
         settings = self.folder / f"{name}.toml"
         if "direct" not in options:
-            options += f'\ndirect = "{"on" if os.environ.get("TUNNEL_DIRECT") else "off"}"'
+            options += f'\ndirect = "{"on" if self.variant.direct else "off"}"'
         settings.write_text(
             f'[client]\nstate_dir = "{name}-state"\n{options}\n{servers}'
             f'[keypairs.primary]\nfile = "{name}.key"\n'
             f'[endpoints.web]\nkeypair = "primary"\nsuffix = "{SUFFIX}"\ntarget = "{target}"\n'
             + ("" if "certificate" in endpoint else 'certificate = "self-signed"\n')
             + f"{endpoint}\n{extra}\n"
+            + table(self.variant.engines.client)
         )
         process = self.run("client", settings, name)
         return Client(self, name, settings, self.folder / f"{name}-state", process)
@@ -263,9 +267,11 @@ class World:
 
 
 @contextmanager
-def new_world(folder: Path, agents_host: str = "127.0.0.1") -> Iterator[World]:
+def new_world(
+    folder: Path, agents_host: str = "127.0.0.1", variant: Variant = ASKED
+) -> Iterator[World]:
     """Return an empty world that ends with the block."""
-    world = World(folder, agents_host)
+    world = World(folder, agents_host, variant)
     try:
         yield world
     finally:

@@ -4,6 +4,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tests.variants import ASKED, quic
 from tunnel.errors import Code
 from tunnel.protocol.frames import FrameReader
 from tunnel.protocol.messages import (
@@ -29,6 +30,7 @@ from tunnel.transport.options import TransportOptions
 
 ClientChannel = ControlChannel[FromRelay, Serve | Ping | Pong]
 T = TypeVar("T")
+OPTIONS = TransportOptions(quic=quic(ASKED.engines.client))
 
 
 @dataclass
@@ -152,5 +154,5 @@ async def dial(
 ) -> ScriptedClient:
     """Connect to a relay and verify it by its pin."""
     trust = Trust("relay.test", pin=pin)
-    connection = await DIALERS[transport](address, trust, TransportOptions(), None)
+    connection = await DIALERS[transport](address, trust, OPTIONS, None)
     return ScriptedClient(connection, identity, **changes)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.integration.clients import ScriptedClient, dial
 from tests.ports import free_port
+from tests.variants import ASKED, quic
 from tunnel.protocol.messages import Welcome
 from tunnel.relay.admission import Admission
 from tunnel.relay.server import Opening, Relay
@@ -40,6 +41,7 @@ def relay_settings(folder: Path, **changes: Any) -> RelaySettings:
         "state_dir": folder / "relay",
         "suffixes": OPEN,
         "drain_timeout": 1.0,
+        "quic": quic(ASKED.engines.relay),
     }
     chosen |= changes
     if "listeners" not in chosen:

