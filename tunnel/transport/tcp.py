@@ -18,6 +18,7 @@ from tunnel.transport.inbox import Inbox
 from tunnel.transport.resets import reset_watch
 
 READ_BYTES = 64 * 1024
+BULK_BYTES = 128 * 1024  # that a stream reads at most: half of what each wake-up costs is its own
 BACKLOG = 1024
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BACKOFF_MIN, BACKOFF_MAX = 0.05, 1.0  # seconds
@@ -27,6 +28,8 @@ DESCRIPTOR_SHARE = (
 )
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h; named since 3.12
 UNSENT_MAX_BYTES = 64 * 1024  # per socket in the kernel, besides what the far end has room for
+# One for all streams of the process: loops fill it and call `buffer_updated` in one go.
+_arrival = bytearray(BULK_BYTES)
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
@@ -37,7 +40,6 @@ class TcpStream(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_buffer",
         "_descriptor",
         "_inbox",
         "_is_finished",
@@ -52,7 +54,6 @@ class TcpStream(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._inbox = Inbox()
-        self._buffer = bytearray()
         self._descriptor = -1
         self._watch = reset_watch()
         self._room: asyncio.Future[None] | None = None
@@ -125,12 +126,10 @@ class TcpStream(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
-        # Made for each read and dropped after it: a stream that idles holds no buffer.
-        self._buffer = bytearray(READ_BYTES)
-        return self._buffer
+        return _arrival
 
     def buffer_updated(self, nbytes: int) -> None:
-        arrived, self._buffer = bytes(memoryview(self._buffer)[:nbytes]), bytearray()
+        arrived = bytes(memoryview(_arrival)[:nbytes])
         if not self._inbox.is_awaited:
             self._is_reading = False
             self._transport.pause_reading()

@@ -21,9 +21,10 @@ from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingLot
 from tunnel.transport.quic.driver import Driver
 from tunnel.transport.quic.endings import REASON_MAX, lost_by
-from tunnel.transport.quic.endpoint import Burst, Endpoint
+from tunnel.transport.quic.endpoint import Endpoint
 from tunnel.transport.quic.engine import Engine, StreamOpened, StreamsAllowed
 from tunnel.transport.quic.stream import TunnelStream
+from tunnel.transport.quic.trains import Burst
 from tunnel.transport.tcp import address_of
 from tunnel.transport.waiting import Places, Queue
 from tunnel.transport.window import ReceiveWindow

@@ -15,7 +15,8 @@ from tunnel.transport.options import ALPN_QUIC, TransportOptions
 from tunnel.transport.quic.configuration import client_configuration, engine_kind
 from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.endings import failed_by
-from tunnel.transport.quic.endpoint import Burst, Endpoint, enlarge_buffers
+from tunnel.transport.quic.endpoint import Endpoint, enlarge_buffers
+from tunnel.transport.quic.trains import Burst
 from tunnel.transport.quic.verification import RelayVerifier
 
 

@@ -4,7 +4,7 @@ It is answered without keeping anything, admitted as the first one of a new conn
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -23,6 +23,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 
 from tunnel.transport.quic.reset import RateLimit, reset_datagram, reset_token
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
+from tunnel.transport.quic.trains import Train
 
 HARD_CAP = 4  # times `half_open`: above it not even a client that proved its address gets in
 VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
@@ -45,17 +46,15 @@ def destination_of(payload: bytes) -> bytes:
     return payload[6 : 6 + payload[5]]
 
 
-def by_destination(payloads: list[bytes]) -> Iterable[tuple[bytes, list[bytes]]]:
+def by_destination(payloads: Sequence[bytes]) -> Iterable[tuple[bytes, Sequence[bytes]]]:
     """Return stretches of datagrams that are addressed to the same connection id.
 
     Datagrams that came one after the other from one place mostly are, and have short headers.
     """
-    first = payloads[0]
-    destination = first[1 : 1 + CONNECTION_ID_BYTES]
-    if first[:1] < b"\x80" and all(
-        [payload[1 : 1 + CONNECTION_ID_BYTES] == destination for payload in payloads]  # noqa: C419 - a list costs half of a generator
-    ):
-        return [(destination_of(first), payloads)]
+    if isinstance(payloads, Train):
+        destination = payloads.shared(1, 1 + CONNECTION_ID_BYTES)
+        if destination is not None and payloads.every(0).isascii():
+            return [(destination, payloads)]
     return [(key, list(part)) for key, part in groupby(payloads, destination_of)]
 
 

@@ -8,8 +8,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from tunnel.transport.quic.endpoint import Burst, Endpoint
+from tunnel.transport.quic.endpoint import Endpoint
 from tunnel.transport.quic.engine import Engine
+from tunnel.transport.quic.trains import Burst
 
 TIMER_SLACK = 0.001  # seconds that a loop's timer may fire early
 
@@ -73,13 +74,13 @@ class Driver:
         if self.endpoint.is_full:
             self.endpoint.when_writable(self.schedule_flush)
         elif self.engine.get_peer_address() is not None:
-            self.endpoint.send(self.engine.datagrams_to_send(time.monotonic()))
+            self.endpoint.send(self.engine.bursts_to_send(time.monotonic()))
         self._set_timer()
 
     def stop(self) -> None:
         """Send our close, if we asked the engine for one, and do nothing ever after."""
         if self.engine.termination is not None and self.engine.get_peer_address() is not None:
-            self.endpoint.send(self.engine.datagrams_to_send(time.monotonic()))
+            self.endpoint.send(self.engine.bursts_to_send(time.monotonic()))
         self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()

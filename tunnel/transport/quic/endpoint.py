@@ -12,29 +12,26 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from tunnel.log import get_log
 from tunnel.stream import Address
 from tunnel.transport.options import SOCKET_BUFFER_BYTES
+from tunnel.transport.quic.trains import Burst, Datagram, Train, by_address, trains_of
 from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 
-BATCH_DATAGRAMS = 128  # and what comes with the last: then the rest of the loop has its turn
+BATCH_DATAGRAMS = 256  # and what comes with the last: then the rest of the loop has its turn
 READ_BYTES = 65_535  # the kernel joins up to 64 datagrams, no more than this
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)  # room for one int: how long the joined datagrams are
 BACKLOG_DATAGRAMS = 1024
-SEGMENTS_MAX, SEGMENTS_BYTES_MAX = 64, 65_000  # of one system call; 65,507 fill a datagram
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h: to be cut, to be joined
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 
 _told: set[str] = set()  # advice that this process has given once
-
-Datagram = tuple[bytes, Any]  # payload and the socket address as Python gives it
-Burst = tuple[list[bytes], Any]  # payloads, one or more, that came one after the other from there
 
 
 class Endpoint:
@@ -99,12 +96,18 @@ class Endpoint:
     def _read_burst(self, bursts: list[Burst]) -> int:
         """Add what one system call brings to the bursts; return how many datagrams it was."""
         size, ancillary, _, source = self._socket.recvmsg_into([self._arrival], ANCILLARY_BYTES)
-        payloads = cut(bytes(memoryview(self._arrival)[:size]), _segment_bytes(ancillary))
-        if bursts and bursts[-1][1] == source:
-            bursts[-1][0].extend(payloads)
+        joined = bytes(memoryview(self._arrival)[:size])
+        segment_bytes = _segment_bytes(ancillary)
+        if 0 < segment_bytes < size:
+            train = Train(joined, segment_bytes)
+            bursts.append((train, source))
+            return len(train)
+        last, whose = bursts[-1] if bursts else ((), None)
+        if isinstance(last, list) and whose == source:
+            last.append(joined)
         else:
-            bursts.append((payloads, source))
-        return len(payloads)
+            bursts.append(([joined], source))
+        return 1
 
     def _watch_again(self) -> None:
         """Be woken again after an error of the network: libuv then stops watching a descriptor."""
@@ -112,22 +115,26 @@ class Endpoint:
             self._loop.remove_reader(self._socket)
             self._loop.add_reader(self._socket, self._read)
 
-    def send(self, datagrams: Sequence[Datagram]) -> None:
+    def send(self, bursts: Sequence[Burst]) -> None:
         """Send datagrams, or keep them until the socket takes them; the oldest are dropped."""
         if self._socket.fileno() < 0:
             return
         if self._backlog:
-            self._backlog.extend(datagrams)
+            self._keep(bursts)
             return
-        unsent = self._send_now(datagrams)
+        unsent = self._send_now(bursts)
         if unsent:
-            self._backlog.extend(unsent)
+            self._keep(unsent)
             self._loop.add_writer(self._socket, self._resume)
+
+    def _keep(self, bursts: Sequence[Burst]) -> None:
+        for payloads, address in bursts:
+            self._backlog.extend((payload, address) for payload in payloads)
 
     def _resume(self) -> None:
         waiting = list(self._backlog)
         self._backlog.clear()
-        self._backlog.extend(self._send_now(waiting))
+        self._keep(self._send_now(by_address(waiting)))
         if self._backlog:
             return
         self._loop.remove_writer(self._socket)
@@ -135,52 +142,32 @@ class Endpoint:
         for resume in resumed:
             resume()
 
-    def _send_now(self, datagrams: Sequence[Datagram]) -> Sequence[Datagram]:
+    def _send_now(self, bursts: Sequence[Burst]) -> Sequence[Burst]:
         """Send until the socket is full; return what is left."""
-        start = 0
-        while start < len(datagrams):
-            end = start + self._run_length(datagrams, start)
+        trains = [(train, address) for each, address in bursts for train in self._trains_of(each)]
+        for index, (train, address) in enumerate(trains):
             try:
-                self._send_run(datagrams[start:end])
+                self._send_train(train, address)
             except (BlockingIOError, InterruptedError):
-                return datagrams[start:]
+                return trains[index:]
             except OSError as error:
-                if end - start > 1 and error.errno in {errno.EIO, errno.EINVAL, errno.EMSGSIZE}:
+                if len(train) > 1 and error.errno in {errno.EIO, errno.EINVAL, errno.EMSGSIZE}:
                     self._has_segmentation = False  # this device cannot; send one by one
-                    continue
+                    return self._send_now(trains[index:])
                 self._fail(error)
-            start = end
         return ()
 
-    def _run_length(self, datagrams: Sequence[Datagram], start: int) -> int:
-        """Return how many datagrams from `start` on may go out by one system call."""
-        first, target = datagrams[start]
-        length, size = 1, len(first)
-        most = min(SEGMENTS_MAX, SEGMENTS_BYTES_MAX // size) if self._has_segmentation else 1
-        for payload, address in datagrams[start + 1 : start + most]:
-            if address != target or len(payload) > size:
-                break
-            length += 1
-            if len(payload) < size:
-                break  # only the last segment may be shorter
-        return length
+    def _trains_of(self, payloads: Sequence[bytes]) -> Iterable[Train]:
+        """Return what goes out by one system call each."""
+        if not self._has_segmentation:
+            return (Train(payload, len(payload)) for payload in payloads)
+        return (payloads,) if isinstance(payloads, Train) else trains_of(payloads)
 
-    def _send_run(self, run: Sequence[Datagram]) -> None:
-        payload, address = run[0]
+    def _send_train(self, train: Train, address: Any) -> None:
         target = () if self._peer is not None else (address,)
-        if len(run) == 1:
-            self._socket.sendmsg([payload], [], 0, *target)
-            return
-        segment = struct.pack("H", len(payload))
-        payloads = [payload for payload, _ in run]
-        self._socket.sendmsg(payloads, [(SOL_UDP, UDP_SEGMENT, segment)], 0, *target)
-
-
-def cut(joined: bytes, segment_bytes: int) -> list[bytes]:
-    """Return datagrams that the kernel has joined: all but the last of one size (0: it is one)."""
-    if not 0 < segment_bytes < len(joined):
-        return [joined]
-    return [joined[start : start + segment_bytes] for start in range(0, len(joined), segment_bytes)]
+        is_single = len(train.joined) <= train.size
+        cutting = [] if is_single else [(SOL_UDP, UDP_SEGMENT, struct.pack("H", train.size))]
+        self._socket.sendmsg([train.joined], cutting, 0, *target)
 
 
 def _segment_bytes(ancillary: Sequence[tuple[int, int, bytes]]) -> int:

@@ -31,6 +31,7 @@ from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
 from tunnel.transport.quic.pacing import DebtPacer, has_rate, note_app_limited
 from tunnel.transport.quic.reset import is_reset, reset_token
 from tunnel.transport.quic.sizing import SizingConnection
+from tunnel.transport.quic.trains import Burst
 
 CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
 HIGH_WATER_BYTES = 64 * 1024  # unsent bytes of a stream above which its writer should wait
@@ -119,7 +120,11 @@ class Engine(SizingConnection):
         return sender.unsent > HIGH_WATER_BYTES or sender.held > HELD_MAX_BYTES
 
     def when_room(self, stream_id: int, report: Callable[[], None]) -> None:
-        """Call `report` once, when little is unsent any more or the stream is reset."""
+        """Call `report` once, when little is unsent any more or the stream is reset.
+
+        What does not fill a packet then may stay until the next call of `bursts_to_send`, as more
+        is expected to be written at once.
+        """
         sender_of(self._streams[stream_id]).on_room = report
 
     def grant(self, stream_id: int, limit: int) -> None:
@@ -251,12 +256,17 @@ class Engine(SizingConnection):
         for payload in payloads:
             self.receive_datagram(payload, source, now)
 
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """Return what has to be sent now, with the address of each."""
+    def bursts_to_send(self, now: float) -> list[Burst]:
+        """Return what has to be sent now."""
         if self._packet_number >= self._key_update_due and self._handshake_confirmed:
             self._key_update_due = self._packet_number + KEY_UPDATE_PACKETS
             self.request_key_update()
-        return super().datagrams_to_send(now)
+        return super().bursts_to_send(now)
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As `bursts_to_send`, one by one."""
+        bursts = self.bursts_to_send(now)
+        return [(payload, address) for payloads, address in bursts for payload in payloads]
 
     def request_key_update(self) -> None:
         """Change the keys with the next packet, and make sure that it arrives.

@@ -15,8 +15,9 @@ from tunnel.transport.options import ALPN_QUIC, TransportOptions
 from tunnel.transport.quic.configuration import engine_kind, relay_configuration
 from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.doorkeeper import Admission, Doorkeeper, by_destination, destination_of
-from tunnel.transport.quic.endpoint import Burst, Endpoint, enlarge_buffers
+from tunnel.transport.quic.endpoint import Endpoint, enlarge_buffers
 from tunnel.transport.quic.routes import Routes
+from tunnel.transport.quic.trains import Burst
 from tunnel.transport.waiting import Queue
 
 
@@ -113,7 +114,7 @@ class TunnelListener:
 
     def _judge_all(
         self,
-        payloads: list[bytes],
+        payloads: Sequence[bytes],
         source: tuple[str, int],
         parts: dict[TunnelConnection, list[Burst]],
     ) -> None:
@@ -129,7 +130,7 @@ class TunnelListener:
         if isinstance(verdict, Admission) and not self._is_closed:
             return self._begin(verdict, destination_of(payload))
         if isinstance(verdict, bytes):
-            self._endpoint.send([(verdict, source)])
+            self._endpoint.send([([verdict], source)])
         return None
 
     def _begin(self, admission: Admission, client_chosen: bytes) -> TunnelConnection:

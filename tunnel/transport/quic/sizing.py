@@ -11,6 +11,7 @@ from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.tls import Epoch
 
+from tunnel.transport.quic.trains import Burst, by_address
 from tunnel.transport.quic.writing import WritingConnection
 
 SAFE_BYTES = SMALLEST_MAX_DATAGRAM_SIZE  # UDP payload that every path of QUIC carries
@@ -28,17 +29,17 @@ class SizingConnection(WritingConnection):
         self._is_probing = False
         self._max_datagram_size = SAFE_BYTES
 
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """Return what has to be sent now, with the address of each."""
+    def bursts_to_send(self, now: float) -> list[Burst]:
+        """Return what has to be sent now."""
         if self._handshake_confirmed and self._close_event is None:
             self._follow_path()
-        datagrams = self._build_datagrams(now)
-        if datagrams and self._may_probe():
-            datagrams += self._probe(now)
-        return datagrams
+        bursts = self._build_bursts(now)
+        if bursts and self._may_probe():
+            bursts += by_address(self._probe(now))
+        return bursts
 
-    def _build_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
-        return super().datagrams_to_send(now)
+    def _build_bursts(self, now: float) -> list[Burst]:
+        return by_address(super().datagrams_to_send(now))
 
     def _follow_path(self) -> None:
         """Begin anew on another path; shrink on one that has fallen silent."""

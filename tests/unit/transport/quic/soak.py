@@ -31,6 +31,7 @@ from tunnel.transport.quic.configuration import (
     relay_configuration,
 )
 from tunnel.transport.quic.engine import Engine, StreamOpened
+from tunnel.transport.quic.trains import trains_of
 
 PAIRS = (("fast", "fast"), ("fast", "stock"), ("stock", "fast"))  # the relay's, the client's
 LOSSES = (0.0, 0.01, 0.03, 0.05, 0.1)
@@ -232,8 +233,11 @@ class Soak:
         burst = []
         while end.arriving and end.arriving[0][0] <= self.now:
             burst.append(heapq.heappop(end.arriving)[2])
-        if burst:
+        if burst and self._random.random() < 0.5:
             end.engine.receive_burst(burst, source, self.now)
+        else:
+            for train in trains_of(burst):
+                end.engine.receive_burst(train, source, self.now)
 
     # What the engines tell
 

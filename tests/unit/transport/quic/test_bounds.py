@@ -16,9 +16,10 @@ from tests.unit.transport.quic.places import joined, run
 from tests.unit.transport.quic.wire import Wire
 from tunnel.errors import Code
 from tunnel.settings.values import KIB, MIB, FlowSettings
-from tunnel.transport.quic.endpoint import Burst, Endpoint
+from tunnel.transport.quic.endpoint import Endpoint
 from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, PIECES_MAX, sender_of
+from tunnel.transport.quic.trains import Burst
 
 
 def hear_bytes(engine: Engine, stream_id: int, offset: int, data: bytes) -> None:
@@ -97,7 +98,7 @@ def test_streams_that_starved_are_forgotten_when_they_end() -> None:
     assert (wire.relay._starved, len(wire.relay._streams)) == (set(), 0)
 
 
-@pytest.mark.parametrize("step", ["datagrams_to_send", "get_timer"])
+@pytest.mark.parametrize("step", ["bursts_to_send", "get_timer"])
 def test_an_engine_that_fails_when_nobody_listens_ends_its_connection(
     monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

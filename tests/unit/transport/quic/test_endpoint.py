@@ -10,7 +10,8 @@ import pytest
 from tests.unit.transport.loops import on_both_loops, run_on
 from tests.unit.transport.quic.places import run, until
 from tunnel.transport.quic import endpoint as endpoint_module
-from tunnel.transport.quic.endpoint import Burst, Endpoint, cut, enlarge_buffers
+from tunnel.transport.quic.endpoint import Endpoint, enlarge_buffers
+from tunnel.transport.quic.trains import Burst
 
 
 class FullSocket(socket.socket):
@@ -45,7 +46,7 @@ def test_runs_of_equal_datagrams_arrive_one_by_one_and_in_order() -> None:
         sender = Endpoint(udp(), lambda _: None)
         sizes = [900] * 60 + [700] + [900] * 3 + [1300] + [5, 5]
         sent = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
-        sender.send([(payload, tuple(receiver.address)) for payload in sent])
+        sender.send([(sent, tuple(receiver.address))])
         await until(lambda: len(got) == len(sent))
         receiver.close()
         sender.close()
@@ -62,7 +63,7 @@ def test_segmentation_is_given_up_where_the_device_cannot() -> None:
         assert isinstance(sock, FullSocket)
         sock.room, sock.refuses_segments = 1000, True
         sender = Endpoint(sock, lambda _: None)
-        sender.send([(b"x" * 1200, tuple(receiver.address))] * 10)
+        sender.send([([b"x" * 1200] * 10, tuple(receiver.address))])
         await until(lambda: len(got) == 10)
         receiver.close()
         sender.close()
@@ -83,7 +84,7 @@ def test_what_a_full_socket_refuses_is_kept_within_bounds_and_sent_later(
         assert isinstance(sock, FullSocket)
         sender = Endpoint(sock, lambda _: None)
         target = tuple(receiver.address)
-        sender.send([(b"%d" % number, target) for number in range(70)])
+        sender.send([([b"%d" % number for number in range(70)], target)])
         assert sender.is_full
         sender.when_writable(lambda: resumed.append(True))
         sock.room = 1 << 30
@@ -116,12 +117,14 @@ def test_datagrams_of_one_size_that_were_sent_together_arrive_together() -> None
         receiver = Endpoint(udp(), lambda bursts: batches.append(list(bursts)))
         sender = Endpoint(udp(), lambda _: None)
         sent = [bytes([number]) * 1200 for number in range(40)] + [b"short"]
-        sender.send([(payload, tuple(receiver.address)) for payload in sent])
+        sender.send([(sent, tuple(receiver.address))])
         await until(lambda: bool(batches))
         source = tuple(sender.address)
         receiver.close()
         sender.close()
-        assert batches == [[(sent, source)]]
+        assert [[(list(train), whose) for train, whose in each] for each in batches] == [
+            [(sent, source)]
+        ]
 
     run(main())
 
@@ -141,22 +144,6 @@ def test_each_sender_has_its_own_burst_in_the_order_of_arrival() -> None:
     run(main())
 
 
-@pytest.mark.parametrize(
-    ("joined", "segment_bytes", "datagrams"),
-    [
-        (b"abcdefg", 3, [b"abc", b"def", b"g"]),
-        (b"abcdef", 3, [b"abc", b"def"]),
-        (b"abc", 3, [b"abc"]),
-        (b"abc", 0, [b"abc"]),
-        (b"", 0, [b""]),
-    ],
-)
-def test_what_the_kernel_joined_is_cut_again(
-    joined: bytes, segment_bytes: int, datagrams: list[bytes]
-) -> None:
-    assert cut(joined, segment_bytes) == datagrams
-
-
 def test_the_networks_complaint_is_reported() -> None:
     async def main() -> None:
         errors: list[OSError] = []
@@ -165,7 +152,7 @@ def test_the_networks_complaint_is_reported() -> None:
         sock = udp()
         sock.connect(address)
         endpoint = Endpoint(sock, lambda _: None, errors.append)
-        endpoint.send([(b"x", address)])
+        endpoint.send([([b"x"], address)])
         await until(lambda: bool(errors))
         endpoint.close()
         assert isinstance(errors[0], ConnectionRefusedError)
@@ -178,7 +165,7 @@ def test_nothing_is_sent_by_a_closed_endpoint() -> None:
         endpoint = Endpoint(udp(), lambda _: None)
         endpoint.close()
         endpoint.close()
-        endpoint.send([(b"x", ("127.0.0.1", 9))])
+        endpoint.send([([b"x"], ("127.0.0.1", 9))])
 
     run(main())
 
@@ -214,7 +201,7 @@ def test_a_refusal_by_the_network_does_not_deafen_the_socket(loop: str) -> None:
         endpoint = Endpoint(near, lambda bursts: got.extend(payloads_of(bursts)), refusals.append)
         for _ in range(3):
             refused_before = len(refusals)
-            endpoint.send([(b"anybody?", near.getpeername())])
+            endpoint.send([([b"anybody?"], near.getpeername())])
             await until(lambda: len(refusals) > refused_before)  # noqa: B023 - awaited right here
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as revived:
             revived.bind(near.getpeername())

@@ -11,6 +11,7 @@ from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.fast.recovery import RunRecovery
 from tunnel.transport.quic.fast.sender import ChunkSender
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
+from tunnel.transport.quic.trains import Burst
 
 
 class BypassConnection(Engine):
@@ -82,11 +83,11 @@ class BypassConnection(Engine):
         super()._write_ack_frame(builder, space, now)
         self._owed = 0
 
-    def _write_rare_frames(self, now: float) -> list[tuple[bytes, Any]]:
+    def _write_rare_frames(self, now: float) -> list[Burst]:
         """Return datagrams with all frames but those of streams."""
         self._is_writing_rare = True
         try:
-            return super()._build_datagrams(now)
+            return super()._build_bursts(now)
         finally:
             self._is_writing_rare = False
 

@@ -54,6 +54,17 @@ def whole_header(stream_id: int, offset: int) -> bytes:
     return WHOLE_HEADER.pack(WHOLE, stream_id | VARINT_4, offset | VARINT_8)
 
 
+def whole_headers(stream_id: int, offset: int, size: int, count: int) -> bytes:
+    """Return these for `count` packets of `size` bytes each (not 0), one behind the other."""
+    start = offset | VARINT_8
+    offsets = range(start, start + count * size, size)
+    headers = bytearray(struct.pack(">" + "5xQ" * count, *offsets))
+    beginning = WHOLE_HEADER.pack(WHOLE, stream_id | VARINT_4, 0)[:5]
+    for position, octet in enumerate(beginning):
+        headers[position :: WHOLE_HEADER.size] = bytes((octet,)) * count
+    return bytes(headers)
+
+
 def sized_header(stream_id: int, offset: int, size: int, *, fin: bool) -> bytes:
     """Return the header of a STREAM frame of less than 2^14 bytes that others may follow."""
     kind = WHOLE | STREAM_LENGTH | fin

@@ -31,28 +31,36 @@ from tunnel.transport.quic.fast.codec import (
     WHOLE_HEADER,
     pull_ack,
     pull_varint,
+    whole_headers,
 )
-from tunnel.transport.quic.fast.sealing import SAMPLE_END, open_burst, opening_keys
+from tunnel.transport.quic.fast.sealing import (
+    SAMPLE_END,
+    Opened,
+    open_burst,
+    open_train,
+    opening_keys,
+)
 from tunnel.transport.quic.halves import receiver_of
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
+from tunnel.transport.quic.trains import Train, shortest
 
 ACK_PACKETS = 10  # are acknowledged together, or with all others of a burst
 ACK_SECONDS = 0.02  # or after so long, or a quarter of a round trip; we announce 25 ms at most
 REMEMBERED = 128  # packet numbers by which aioquic knows duplicates; older ones count as such
 
-Packet = tuple[int, bytes]  # number and frames
 
-
-def gather(packets: Sequence[Packet], index: int, offset: int, limit: int) -> list[bytes]:
-    """Return what consecutive packets bring of the stream of packets[index], from `offset` on.
+def gather(burst: Opened, index: int, offset: int, limit: int) -> list[bytes]:
+    """Return what consecutive packets bring of the stream of the one at `index`, from `offset` on.
 
     Each holds one frame that fills it; the bytes follow each other and stay below `limit`.
     """
-    pieces: list[bytes] = []
-    number, first = packets[index]
-    wanted = first[:5]  # the type and the stream
+    plains = burst.plains[index:]
+    if burst.is_train and (pieces := _gather_alike(plains, offset, limit)):
+        return pieces
+    pieces = []
+    number, wanted = burst.numbers[index], plains[0][:5]  # the type and the stream
     head, unpack = WHOLE_HEADER.size, WHOLE_HEADER.unpack_from
-    for found, plain in packets[index:]:
+    for found, plain in zip(burst.numbers[index:], plains, strict=True):
         size = len(plain) - head
         if found != number or size <= 0 or plain[:5] != wanted:
             break
@@ -62,6 +70,19 @@ def gather(packets: Sequence[Packet], index: int, offset: int, limit: int) -> li
         offset += size
         number += 1
     return pieces
+
+
+def _gather_alike(plains: Sequence[bytes], offset: int, limit: int) -> list[bytes]:
+    """Do so at a glance for a train that is one run; none says nothing."""
+    first, head = plains[0], WHOLE_HEADER.size
+    count, size = len(plains) - (len(plains[-1]) != len(first)), len(first) - head
+    if size <= 0 or offset + count * size > limit:
+        return []
+    stream_id = WHOLE_HEADER.unpack_from(first)[1] ^ VARINT_4
+    headers = b"".join([plain[:head] for plain in plains[:count]])
+    if headers != whole_headers(stream_id, offset, size, count):
+        return []
+    return [plain[head:] for plain in plains[:count]]
 
 
 class ReceivingConnection(BypassConnection):
@@ -74,8 +95,9 @@ class ReceivingConnection(BypassConnection):
     def receive_burst(self, payloads: Sequence[bytes], source: Any, now: float) -> None:
         while payloads:
             looked_at = self._hear_burst(payloads, now) if self._may_hear(payloads, source) else 0
-            if looked_at < len(payloads):
-                self.receive_datagram(payloads[looked_at], source, now)
+            if looked_at == len(payloads):
+                return
+            self.receive_datagram(payloads[looked_at], source, now)
             payloads = payloads[looked_at + 1 :]
 
     def _may_hear(self, payloads: Sequence[bytes], source: Any) -> bool:
@@ -83,24 +105,22 @@ class ReceivingConnection(BypassConnection):
             self._is_bypassing()
             and source == self._network_paths[0].addr
             and len(self.host_cid) == CONNECTION_ID_BYTES
-            and min(map(len, payloads)) >= SAMPLE_END
+            and shortest(payloads) >= SAMPLE_END
         )
 
     def _hear_burst(self, payloads: Sequence[bytes], now: float) -> int:
         """Take packets up to the first that is aioquic's; return how many datagrams they were."""
         recv, space = self._one_rtt.recv, self._space
-        burst = open_burst(
-            opening_keys(recv),
-            self.host_cid,
-            recv.key_phase,
-            payloads,
-            space.largest_received_packet + 1,
-        )
+        about = opening_keys(recv), self.host_cid, recv.key_phase
+        expected = space.largest_received_packet + 1
+        burst = open_train(*about, payloads, expected) if isinstance(payloads, Train) else None
+        if burst is None:
+            burst = open_burst(*about, payloads, expected)
         self._is_disordered = False
         before = space.largest_received_packet
         owed = self._owed
         try:
-            heard = self._hear_packets(burst.packets, now)
+            heard = self._hear_packets(burst, now)
         except QuicConnectionError as error:
             self.close(error.error_code, error.frame_type, error.reason_phrase)
             return len(payloads)
@@ -129,14 +149,14 @@ class ReceivingConnection(BypassConnection):
             quarter = self._recovery.smoothed_rtt / 4
             space.ack_at = now + min(ACK_SECONDS, max(self._ack_delay, quarter))
 
-    def _hear_packets(self, packets: Sequence[Packet], now: float) -> int:
+    def _hear_packets(self, burst: Opened, now: float) -> int:
         """Return how many packets were new."""
         index = heard = 0
         space = self._space
-        while index < len(packets):
-            number, plain = packets[index]
+        while index < len(burst.plains):
+            number, plain = burst.numbers[index], burst.plains[index]
             is_newest = number > space.largest_received_packet
-            taken = self._hear_bulk(packets, index) if is_newest and plain[:1] == _BULK else 0
+            taken = self._hear_bulk(burst, index) if is_newest and plain[:1] == _BULK else 0
             if taken:
                 self._note_received(number, number + taken, now)
                 self._owed += taken
@@ -171,9 +191,9 @@ class ReceivingConnection(BypassConnection):
             space.largest_received_time = now
         space.expected_packet_number = max(space.expected_packet_number, stop)
 
-    def _hear_bulk(self, packets: Sequence[Packet], index: int) -> int:
+    def _hear_bulk(self, burst: Opened, index: int) -> int:
         """Take packets that hold consecutive bytes of one stream; return how many they are."""
-        plain = packets[index][1]
+        plain = burst.plains[index]
         if len(plain) <= WHOLE_HEADER.size:
             return 0
         _, marked_id, marked_offset = WHOLE_HEADER.unpack_from(plain)
@@ -187,7 +207,7 @@ class ReceivingConnection(BypassConnection):
         credit = self._local_max_data
         room = min(credit.value - credit.used, CHUNK_MAX_BYTES)
         limit = min(stream.max_stream_data_local, start + room)
-        pieces = gather(packets, index, start, limit)
+        pieces = gather(burst, index, start, limit)
         if pieces:
             data = b"".join(pieces)
             receiver.advance(len(data))

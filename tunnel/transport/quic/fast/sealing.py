@@ -5,15 +5,17 @@ whole batch are made by one call of the cipher.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from aioquic.quic.crypto import CryptoContext
 from cryptography.exceptions import InvalidTag
 
 from tunnel.errors import LocalProtocolError
-from tunnel.transport.quic.fast.codec import VARINT_4, VARINT_8, WHOLE, WHOLE_HEADER
+from tunnel.transport.quic.fast.codec import WHOLE_HEADER, whole_headers
 from tunnel.transport.quic.fast.records import Run
+from tunnel.transport.quic.trains import Train, coupled
 
 HEADER = struct.Struct(">B8sH")  # first byte, destination, packet number
 HEADER_BYTES = HEADER.size
@@ -23,6 +25,7 @@ SAMPLE_START, SAMPLE_END = 13, 29  # 4 bytes after the packet number's begin (RF
 PLAIN_LEAST_BYTES = 2  # or there is no whole sample
 _MASK = struct.Struct(">BH13x")
 _SHORT = 0x41  # fixed bit; packet number of 2 bytes
+_FIRST_MASK = bytes(octet & 0x1F for octet in range(256))  # the bits that are protected
 _NUMBERS = 1 << 16
 
 Crypt = Callable[[bytes, bytes, bytes], bytes]
@@ -55,15 +58,21 @@ def opening_keys(context: CryptoContext) -> Keys:
 class Sealer:
     """Seals packets one after the other; `finish` returns them as datagrams."""
 
-    __slots__ = ("_destination", "_first", "_keys", "_sealed", "_start", "number")
+    __slots__ = ("_destination", "_first", "_headers", "_keys", "_sealed", "_sizes", "number")
 
     def __init__(self, keys: Keys, destination: bytes, number: int, *, phase: int, spin: bool):
         self._keys = keys
         self._destination = destination
         self._first = _SHORT | spin << 5 | phase << 2
+        self._headers: list[bytes] = []
         self._sealed: list[bytes] = []
-        self._start = number
+        self._sizes: list[tuple[int, int]] = []  # of datagrams, and how many follow each other
         self.number = number  # of the next packet
+
+    @property
+    def size(self) -> int:
+        """Bytes of all datagrams so far."""
+        return sum(size * count for size, count in self._sizes)
 
     def seal(self, plain: bytes) -> None:
         """Add a packet with these frames; it is padded if it is tiny."""
@@ -72,47 +81,49 @@ class Sealer:
         if len(plain) < PLAIN_LEAST_BYTES:
             plain += bytes(PLAIN_LEAST_BYTES - len(plain))
         nonce = (self._keys.iv ^ number).to_bytes(12, "big")
+        self._headers.append(header)
         self._sealed.append(self._keys.crypt(nonce, plain, header))
+        self._sizes.append((len(plain) + OVERHEAD_BYTES, 1))
         self.number = number + 1
 
     def seal_run(self, run: Run, stream_id: int) -> None:
         """Add the packets of a run, whose first number has to be the next one."""
-        crypt, iv, _ = self._keys
-        pack, first, destination = HEADER.pack, self._first, self._destination
-        frame = WHOLE_HEADER.pack
-        identifier, chunk, size = stream_id | VARINT_4, run.chunk, run.size
-        position, offset = run.position, run.offset | VARINT_8
-        keep = self._sealed.append
-        for number in range(run.packet_number, run.packet_number + run.count):
-            plain = frame(WHOLE, identifier, offset) + chunk[position : position + size]
-            header = pack(first, destination, number % _NUMBERS)
-            keep(crypt((iv ^ number).to_bytes(12, "big"), plain, header))
-            position += size
-            offset += size
-        self.number += run.count
+        size, count = run.size, run.count
+        numbers = _numbers(run.packet_number, count)
+        headers = _headers(self._first, self._destination, numbers)
+        frames = whole_headers(stream_id, run.offset, size, count)
+        stop = run.position + count * size
+        bodies = _pieces(memoryview(run.chunk)[run.position : stop], size)
+        nonces = _nonces(self._keys.iv, numbers)
+        plains = map(bytes.__add__, _pieces(frames, WHOLE_HEADER.size), bodies)
+        self._sealed += map(self._keys.crypt, nonces, plains, _pieces(headers, HEADER_BYTES))
+        self._headers.append(headers)
+        self._sizes.append((size + WHOLE_HEADER.size + OVERHEAD_BYTES, count))
+        self.number += count
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> list[Train]:
         """Return the datagrams of all packets."""
         low, high = SAMPLE_START - HEADER_BYTES, SAMPLE_END - HEADER_BYTES
         masks = self._keys.masks(b"".join([sealed[low:high] for sealed in self._sealed]))
-        pack, first, destination = HEADER.pack, self._first, self._destination
-        number = self._start
-        datagrams = []
-        for sealed, (mask_first, mask_number) in zip(
-            self._sealed, _MASK.iter_unpack(masks), strict=True
-        ):
-            header = pack(first ^ mask_first & 0x1F, destination, number % _NUMBERS ^ mask_number)
-            datagrams.append(header + sealed)
-            number += 1
-        return datagrams
+        headers = _mask(b"".join(self._headers), masks)
+        parts = [b""] * (2 * len(self._sealed))
+        parts[::2] = _pieces(headers, HEADER_BYTES)
+        parts[1::2] = self._sealed
+        trains, start = [], 0
+        for size, count in coupled(self._sizes):
+            trains.append(Train(b"".join(parts[start : start + 2 * count]), size))
+            start += 2 * count
+        return trains
 
 
 class Opened(NamedTuple):
-    """Authentic packets, as number and frames; how many datagrams were looked at; the spin bit."""
+    """Numbers and frames of authentic packets; how many datagrams were looked at; the spin bit."""
 
-    packets: list[tuple[int, bytes]]
+    numbers: Sequence[int]
+    plains: Sequence[bytes]
     looked_at: int
     spin: bool
+    is_train: bool = False  # all are numbered in sequence and equally long, but for the last
 
 
 def open_burst(
@@ -126,7 +137,8 @@ def open_burst(
     crypt, iv, masks_of = keys
     wanted = _SHORT | phase << 2
     pack, unpack = HEADER.pack, HEADER.unpack_from
-    packets: list[tuple[int, bytes]] = []
+    numbers: list[int] = []
+    plains: list[bytes] = []
     looked_at, newest = 0, 0
     masks = masks_of(b"".join([payload[SAMPLE_START:SAMPLE_END] for payload in payloads]))
     for payload, (mask_first, mask_number) in zip(payloads, _MASK.iter_unpack(masks), strict=True):
@@ -141,10 +153,36 @@ def open_burst(
             plain = crypt((iv ^ number).to_bytes(12, "big"), payload[HEADER_BYTES:], header)
         except InvalidTag:
             continue
-        packets.append((number, plain))
+        numbers.append(number)
+        plains.append(plain)
         if number >= expected:
             expected, newest = number + 1, first
-    return Opened(packets, looked_at, bool(newest & 0x20))
+    return Opened(numbers, plains, looked_at, bool(newest & 0x20))
+
+
+def open_train(
+    keys: Keys, destination: bytes, phase: int, train: Train, expected: int
+) -> Opened | None:
+    """Open a train of packets that all are ours and authentic and numbered one after the other.
+
+    That is what bulk looks like. None says nothing: `open_burst` finds out what is different. Each
+    has at least SAMPLE_END bytes.
+    """
+    wanted = _SHORT | phase << 2
+    masks = keys.masks(b"".join(train.columns(SAMPLE_START, SAMPLE_END)))
+    headers = _mask(b"".join(train.columns(0, HEADER_BYTES)), masks)
+    first, _, low = HEADER.unpack_from(headers)
+    number = whole_number(low, expected)
+    numbers = _numbers(number, len(train))
+    if first & 0xDF != wanted or headers != _headers(first, destination, numbers):
+        return None
+    nonces, bodies = _nonces(keys.iv, numbers), train.columns(HEADER_BYTES, train.size)
+    try:
+        plains = list(map(keys.crypt, nonces, bodies, _pieces(headers, HEADER_BYTES)))
+    except InvalidTag:
+        return None
+    numbered = range(number, number + len(plains))
+    return Opened(numbered, plains, len(plains), bool(first & 0x20), is_train=True)
 
 
 def whole_number(low: int, expected: int) -> int:
@@ -155,3 +193,36 @@ def whole_number(low: int, expected: int) -> int:
     if number > expected + _NUMBERS // 2 and number >= _NUMBERS:
         return number - _NUMBERS
     return number
+
+
+def _numbers(start: int, count: int) -> bytes:
+    """Return consecutive packet numbers of 12 bytes each, as nonces are made of them."""
+    return struct.pack(">" + "4xQ" * count, *range(start, start + count))
+
+
+def _nonces(iv: int, numbers: bytes) -> Iterator[bytes]:
+    return _pieces(_xor(iv.to_bytes(12, "big") * (len(numbers) // 12), numbers), 12)
+
+
+def _headers(first: int, destination: bytes, numbers: bytes) -> bytes:
+    """Return the headers of packets with these numbers, one behind the other."""
+    headers = bytearray(HEADER.pack(first, destination, 0) * (len(numbers) // 12))
+    headers[9::HEADER_BYTES], headers[10::HEADER_BYTES] = numbers[10::12], numbers[11::12]
+    return bytes(headers)
+
+
+def _mask(headers: bytes, masks: bytes) -> bytes:
+    """Return headers with their protection, or without it if they had it."""
+    cover = bytearray(len(headers))
+    cover[::HEADER_BYTES] = masks[::16].translate(_FIRST_MASK)
+    cover[9::HEADER_BYTES], cover[10::HEADER_BYTES] = masks[1::16], masks[2::16]
+    return _xor(headers, cover)
+
+
+def _xor(one: bytes, other: bytes | bytearray) -> bytes:
+    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(len(one), "big")
+
+
+def _pieces(joined: bytes | memoryview, size: int) -> Iterator[bytes]:
+    """Return what is joined in pieces of `size` bytes."""
+    return chain.from_iterable(struct.iter_unpack(f"{size}s", joined))

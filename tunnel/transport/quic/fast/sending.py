@@ -29,8 +29,10 @@ from tunnel.transport.quic.fast.repeating import Original, Originals, wait_befor
 from tunnel.transport.quic.fast.sealing import OVERHEAD_BYTES, Sealer, sealing_keys
 from tunnel.transport.quic.fast.sender import Frame, chunks_of
 from tunnel.transport.quic.halves import number_of
+from tunnel.transport.quic.trains import Burst
 
 TURN_PACKETS = 16  # of one stream, before the next one has its turn
+TURN_ALONE_PACKETS = 128  # where no other waits: a run costs as much as several packets
 LEAST_ROOM_BYTES = 64  # what is left of a packet below it is not worth a frame
 CUT_BYTES = 64  # RESET_STREAM and STOP_SENDING at their longest
 NUMBERS_MAX = 1 << 14  # not acknowledged: their 2 bytes have to stay unambiguous (RFC 9000 §A.2)
@@ -41,7 +43,7 @@ ACKS_WITH_GAPS_MAX = 8  # and where there are gaps they grow long
 class Flight:
     """The packets of one call: what may still leave, and what has."""
 
-    __slots__ = ("allowed", "datagram_bytes", "eliciting", "is_awaited", "now", "sealer")
+    __slots__ = ("allowed", "datagram_bytes", "eliciting", "is_awaited", "now", "sealer", "tails")
 
     def __init__(self, sealer: Sealer, allowed: int, datagram_bytes: int, now: float) -> None:
         self.sealer = sealer
@@ -50,6 +52,7 @@ class Flight:
         self.now = now
         self.eliciting = 0
         self.is_awaited = False  # a writer has been told that there is room: more comes at once
+        self.tails: set[int] = set()  # streams whose last bytes wait for that to fill a packet
 
 
 class Content:
@@ -96,9 +99,9 @@ class SendingConnection(BypassConnection):
         self._acks_alone = 0
         self._originals = Originals()
 
-    def _build_datagrams(self, now: float) -> list[tuple[bytes, Any]]:
+    def _build_bursts(self, now: float) -> list[Burst]:
         if not self._is_bypassing():
-            return super()._build_datagrams(now)
+            return super()._build_bursts(now)
         self._pacing_at = None
         rare = self._write_rare_frames(now) if self._has_rare_frames() else []
         return rare + self._transmit(now)
@@ -132,7 +135,7 @@ class SendingConnection(BypassConnection):
         buf.push_bytes(frame.data)
         return sender.highest_offset - before
 
-    def _transmit(self, now: float) -> list[tuple[bytes, Any]]:
+    def _transmit(self, now: float) -> list[Burst]:
         """Return all packets that may leave now."""
         space = self._space
         is_ack_due = space.ack_at is not None and space.ack_at <= now
@@ -174,11 +177,11 @@ class SendingConnection(BypassConnection):
         )
         return Flight(sealer, allowed, size, now)
 
-    def _end_flight(self, flight: Flight) -> list[tuple[bytes, Any]]:
+    def _end_flight(self, flight: Flight) -> list[Burst]:
         path = self._network_paths[0]
-        payloads = flight.sealer.finish()
+        trains = flight.sealer.finish()
         self._packet_number = flight.sealer.number
-        path.bytes_sent += sum(map(len, payloads))
+        path.bytes_sent += flight.sealer.size
         if flight.eliciting:
             self._recovery.pacer.spend(flight.eliciting)
             if not self._ack_eliciting_sent_since_receipt:
@@ -191,7 +194,7 @@ class SendingConnection(BypassConnection):
         else:
             self._originals.clear()  # what follows is bulk, whose losses are soon known
         address = path.addr
-        return [(payload, address) for payload in payloads]
+        return [(train, address) for train in trains]
 
     def _seal_run(self, flight: Flight) -> bool:
         """Seal a burst of full packets of the stream whose turn it is, if it has as many bytes."""
@@ -201,13 +204,18 @@ class SendingConnection(BypassConnection):
         sender = chunks_of(stream)
         size = flight.datagram_bytes - OVERHEAD_BYTES - WHOLE_HEADER.size
         credit = self._allowed_offset(stream) - sender.highest_offset
-        count = min(flight.allowed, TURN_PACKETS, min(sender.in_runs, credit) // size)
+        most = TURN_PACKETS if len(self._sending) > 1 else TURN_ALONE_PACKETS
+        count = min(flight.allowed, most, min(sender.in_runs, credit) // size)
         if count < 1:
             return False
         number = flight.sealer.number
-        flight.is_awaited = flight.is_awaited or sender.on_room is not None
+        is_awaited = sender.on_room is not None
         run = Run(sender, number, count, flight.now)
         sender.take_run(run, size)
+        if is_awaited:
+            flight.is_awaited = True
+        if is_awaited and sender.on_room is None:
+            flight.tails.add(number_of(stream))
         run.sent_bytes = run.count * flight.datagram_bytes
         flight.sealer.seal_run(run, number_of(stream))
         self._count_sent(flight, run, run.count)
@@ -315,6 +323,8 @@ class SendingConnection(BypassConnection):
         sender = chunks_of(stream)
         if not sender.has_frame:
             return False
+        if number_of(stream) in flight.tails:
+            return True
         max_offset = self._allowed_offset(stream)
         if sender.is_blocked_by(max_offset):
             self._starved.add(number_of(stream))

@@ -67,7 +67,7 @@ def seal(engine: Engine, plain: bytes) -> bytes:
     sealer = Sealer(keys, engine._peer_cid.cid, engine._packet_number, phase=phase, spin=False)
     sealer.seal(plain)
     engine._packet_number += 1
-    return sealer.finish()[0]
+    return sealer.finish()[0][0]
 
 
 # What it does itself
@@ -86,6 +86,22 @@ def test_a_transfer_takes_no_step_of_aioquics(monkeypatch: pytest.MonkeyPatch) -
     wire.run(5)
     assert len(wire.received[wire.client][stream_id]) == MIB
     assert len(wire.received[wire.relay][stream_id]) == MIB
+
+
+def test_the_end_of_a_chunk_waits_for_what_its_writer_writes_next() -> None:
+    wire = join()
+    stream_id = begin(wire)
+    wire.relay._loss._cc.congestion_window = 1 << 24
+    fast(wire.relay)._recovery.pacer.packet_time = None
+    news: list[str] = []
+    wire.relay.write(stream_id, bytes(10 * wire.relay._max_datagram_size))
+    wire.relay.when_room(stream_id, lambda: news.append("room"))
+    sizes = {len(datagram) for datagram in wire.emit(wire.relay)}
+    assert (sizes, news) == ({wire.relay._max_datagram_size}, ["room"])
+    wire.relay.write(stream_id, bytes(10 * wire.relay._max_datagram_size))
+    *full, last = [len(datagram) for datagram in wire.emit(wire.relay)]
+    assert set(full) == {wire.relay._max_datagram_size}
+    assert last < full[0]
 
 
 def test_bulk_is_remembered_in_runs_and_streams_take_turns() -> None:
