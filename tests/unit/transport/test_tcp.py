@@ -182,14 +182,17 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @on_both_loops
-def test_an_idle_stream_holds_no_buffer(loop: str) -> None:
+def test_streams_hold_no_buffer_of_their_own_and_mix_nothing_up(loop: str) -> None:
     async def body() -> None:
-        stream, plain = await joined()
-        plain.sendall(b"x")
-        assert await stream.receive() == b"x"
-        assert len(stream._buffer) == 0
-        stream.abort()
-        plain.close()
+        ends = [await joined() for _ in range(3)]
+        for number, (_, plain) in enumerate(ends):
+            plain.sendall(b"%d" % number * 1000)
+        for number, (stream, _) in enumerate(ends):
+            assert await stream.receive() == b"%d" % number * 1000
+        assert len({id(stream.get_buffer(0)) for stream, _ in ends}) == 1
+        for stream, plain in ends:
+            stream.abort()
+            plain.close()
 
     run_on(loop, body())
 
