@@ -263,11 +263,6 @@ class Engine(SizingConnection):
             self.request_key_update()
         return super().bursts_to_send(now)
 
-    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
-        """As `bursts_to_send`, one by one."""
-        bursts = self.bursts_to_send(now)
-        return [(payload, address) for payloads, address in bursts for payload in payloads]
-
     def request_key_update(self) -> None:
         """Change the keys with the next packet, and make sure that it arrives.
 

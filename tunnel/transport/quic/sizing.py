@@ -38,6 +38,11 @@ class SizingConnection(WritingConnection):
             bursts += by_address(self._probe(now))
         return bursts
 
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As `bursts_to_send`, one by one."""
+        bursts = self.bursts_to_send(now)
+        return [(payload, address) for payloads, address in bursts for payload in payloads]
+
     def _build_bursts(self, now: float) -> list[Burst]:
         return by_address(super().datagrams_to_send(now))
 
