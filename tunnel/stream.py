@@ -286,9 +286,11 @@ async def _copy(way: _Way, linger: "_Linger") -> None:
     try:
         while data := await source.receive():
             linger.moved_at = now()
-            await sink.send(data)
+            size, sending = len(data), sink.send(data)
+            del data  # a sink that has sealed it for its own wire need not hold it while it waits
+            await sending
             linger.moved_at = now()
-            untold += len(data)
+            untold += size
             if untold >= TOLD_BYTES:
                 tell(untold)
                 untold = 0

@@ -8,6 +8,7 @@ allows, so that `receive` stays cancel-safe.
 
 import asyncio
 import ssl
+from collections import deque
 from contextlib import suppress
 
 from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamReset
@@ -68,8 +69,11 @@ class TlsStream:
         if self._is_finished:
             raise LocalProtocolError("send after finish")
         with memoryview(data) as view, view.cast("B") as octets:
-            for start in range(0, len(octets), CHUNK_BYTES):
-                await self._below.send(self._seal(octets[start : start + CHUNK_BYTES]))
+            starts = range(0, len(octets), CHUNK_BYTES)
+            sealed = deque(self._seal(octets[start : start + CHUNK_BYTES]) for start in starts)
+        del data, view, octets  # are not to be held while the stream below has no room
+        while sealed:
+            await self._below.send(sealed.popleft())
 
     async def finish(self) -> None:
         """As `Stream.finish`: close_notify, then the finish of the stream below."""
