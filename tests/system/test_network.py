@@ -21,7 +21,7 @@ from tests.e2e.visitors import get, parse, read_all, served_again, tls
 from tests.e2e.world import Client, Relay, World, new_world, program
 from tests.system.conftest import Record
 from tests.system.network import RELAY_HOST, Path, datagrams_received, inside, new_path
-from tests.variants import ASKED, other_variants
+from tests.variants import ASKED, Variant, other_variants
 
 pytestmark = [
     pytest.mark.system,
@@ -99,6 +99,16 @@ class Scene:
         assert self.transport(client) == "h2"
         client.process.stop()
         return seconds
+
+    def goes_direct(self, client: Client) -> bool:
+        """Say whether a new visitor is served on a direct connection."""
+        before = self._served_directly()
+        assert self.visit(client) == GREETING
+        return self._served_directly() > before
+
+    def _served_directly(self) -> int:
+        direct = self.relay_status()["visitors"]["direct"]
+        return int(direct["total"] - direct["unanswered"])
 
     def relay_status(self) -> Any:
         """Return what the relay tells of itself."""
@@ -215,6 +225,24 @@ def test_visitors_are_served_again_soon_after_an_outage(scene: Scene, record: Re
     scene.path.command("blackhole off")
     # An attempt under way may have to fail first, then the third pause is at most 2 s.
     record("served again after", scene.seconds_until_served(client, within=8))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("scene", [Variant(ASKED.engines, direct=True)], indirect=True, ids=str)
+def test_spares_that_a_middlebox_has_forgotten_delay_visitors_and_are_replaced(
+    scene: Scene, record: Record
+) -> None:
+    client = scene.client()
+    scene.seconds_until(lambda: scene.goes_direct(client), within=5)
+    scene.path.command("forget tcp")
+    start = time.monotonic()
+    assert scene.visit(client) == GREETING  # over QUIC, after two spares of `open_stream` each
+    seconds = time.monotonic() - start
+    record("first visitor served after", seconds)
+    assert seconds <= 2 * 5 + 4
+    # Keep-alive finds them dead: 30 s without a word, and three probes 10 s apart.
+    seconds = scene.seconds_until(lambda: scene.goes_direct(client), within=90)
+    record("direct again after", seconds)
 
 
 @pytest.mark.parametrize("transport", ["quic", "h2"])

@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 from tunnel.client.counts import EndpointVisits
-from tunnel.client.presented import Presented
+from tunnel.client.presented import PASSTHROUGH, Presented
 from tunnel.errors import LocalProtocolError, SettingsError, joined
 from tunnel.protocol.names import client_id
 from tunnel.settings.values import ClientSettings, EndpointSettings, KeypairSettings
@@ -89,6 +89,11 @@ class Endpoint:
     def certificate(self, name: str) -> Certificate | None:
         """Return what was installed for a name last, None where nothing was."""
         return self._presented.installed(name)
+
+    @property
+    def is_passthrough(self) -> bool:
+        """Whether the target shows a certificate, and nobody on the way."""
+        return self.settings.certificate == PASSTHROUGH
 
     def context(self, name: str) -> ssl.SSLContext | None:
         """Return the TLS that the next visitor of a name meets: see `Presented.context`."""

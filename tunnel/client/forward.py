@@ -4,8 +4,11 @@ Everything that a visitor alone can cause is logged at DEBUG and ends that strea
 """
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from tunnel.acme.challenge import answer_validation
 from tunnel.client.challenges import Challenges
@@ -20,7 +23,9 @@ from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
 from tunnel.stream import Address, Prefixed, Stream, send_last, splice
 from tunnel.tls.terminate import TlsStream, terminate
 from tunnel.transport import tcp
+from tunnel.transport.dialling import family_of_literal
 from tunnel.transport.direct import stream as direct
+from tunnel.transport.direct.crossing import Place
 from tunnel.transport.direct.stream import DirectStream
 
 HEADER_TIMEOUT = 5.0  # seconds
@@ -34,6 +39,20 @@ ANSWERS_TOLD = 16  # validations that one challenge is told at INFO: anybody may
 PROXY_HEADERS = {"v1": encode_proxy_v1, "v2": encode_proxy_v2}
 
 log = get_log(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Straight:
+    """How a visitor's bytes go to a target as they are, with nothing to be waited for first."""
+
+    endpoint: Endpoint
+    place: Place
+    linger_timeout: float
+
+    def preface(self, header: StreamHeader) -> bytes:
+        """Return what the target gets before the visitor's bytes."""
+        version = self.endpoint.settings.proxy_protocol
+        return PROXY_HEADERS[version](header.peer, header.local) if version is not None else b""
 
 
 class Forwarder:
@@ -66,6 +85,20 @@ class Forwarder:
             await self._route(Prefixed(stream, first), header)
         finally:
             stream.abort()
+
+    def straight(self, header: StreamHeader) -> Straight | None:
+        """Return how a visitor on a direct connection goes on without a task, None if it needs one.
+
+        That is where TLS is passed through, to a target whose address is known.
+        """
+        endpoint = self._endpoints.get(header.name)
+        if endpoint is None or header.kind is not StreamKind.VISITOR or not endpoint.is_passthrough:
+            return None
+        target = endpoint.settings.target
+        place = place_of(target.address or target.path)
+        if place is None or not endpoint.admits(header.peer[0]):
+            return None
+        return Straight(endpoint, place, self._linger_timeout)
 
     async def forward_direct(self, stream: DirectStream, header: StreamHeader) -> None:
         """Carry a visitor who has a connection to itself, whose header was read and unsealed."""
@@ -103,9 +136,8 @@ class Forwarder:
         tell("answered a validation", **fields)
 
     async def _receive(self, stream: Stream, header: StreamHeader, endpoint: Endpoint) -> None:
-        peer = Address(*header.peer)
-        fields = {"endpoint": endpoint.name, "name": header.name, "peer": peer, "id": header.id}
-        if not endpoint.admits(peer.host):
+        fields = fields_of(header, endpoint)
+        if not endpoint.admits(header.peer[0]):
             # Not `not_serving`: the relay would only try another connection of ours.
             stream.abort(Code.ABORTED)
             log.debug("visitor denied", **fields)
@@ -155,6 +187,20 @@ class Forwarder:
             raise DialFailed(f"{endpoint.name} has no target")
         connect = direct.connect if isinstance(like, DirectStream) else tcp.connect
         return await connect(where, TARGET_TIMEOUT)
+
+
+def fields_of(header: StreamHeader, endpoint: Endpoint) -> dict[str, object]:
+    """Return who visits whom, for logs."""
+    peer = Address(*header.peer)
+    return {"endpoint": endpoint.name, "name": header.name, "peer": peer, "id": header.id}
+
+
+def place_of(target: Address | Path | None) -> Place | None:
+    """Return where a target is, None if it has a name to be looked up."""
+    if isinstance(target, Path):
+        return Place(socket.AF_UNIX, str(target))
+    family = family_of_literal(target.host) if target is not None else None
+    return Place(family, target) if target is not None and family is not None else None
 
 
 async def _turn_away(stream: Stream, code: Code) -> None:

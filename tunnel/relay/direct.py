@@ -5,9 +5,8 @@ an ordinary stream, as does one whose spares ended without an answer.
 """
 
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from tunnel.errors import Code
 from tunnel.log import get_log
@@ -17,9 +16,8 @@ from tunnel.relay.sessions import Link
 from tunnel.relay.spares import Spare, Spares
 from tunnel.settings.values import RelayTimeouts
 from tunnel.transport.direct.joint import Terms
-from tunnel.transport.direct.poller import poller
+from tunnel.transport.direct.poller import Poller
 from tunnel.transport.direct.trial import Outcome, Trial
-from tunnel.transport.tcp import tune
 
 ATTEMPTS = 2  # spares for one visitor; of REOPENINGS, the others are left for streams
 
@@ -32,6 +30,19 @@ class Unserved:
 
     said: bytes
     attempts: int = 0
+
+
+class Errand(Protocol):
+    """Whoever has a visitor taken to its client: told once how that has ended."""
+
+    def header(self) -> StreamHeader:
+        """Return the header of one more attempt."""
+
+    def served(self) -> None:
+        """The visitor has gone, and its socket with it."""
+
+    def unserved(self, visitor: Unserved) -> None:
+        """The socket is the caller's again; this may come before `begin` has returned."""
 
 
 class DirectRouting:
@@ -52,35 +63,12 @@ class DirectRouting:
         """Keep to other deadlines wherever one begins from now on."""
         self._timeouts = timeouts
 
-    async def forward(
-        self, visitor: socket.socket, hello: bytes, name: str, header: Callable[[], StreamHeader]
-    ) -> Unserved | None:
-        """Take the visitor to its client; return None once it has gone.
+    @property
+    def silence_timeout(self) -> float:
+        """The seconds after which a spare is lost whose far end acknowledges nothing."""
+        return self._timeouts.open_stream
 
-        Otherwise the socket is still the caller's. `hello` was read from it already; `header` makes
-        the header of one attempt.
-        """
-        said = hello
-        for attempt in range(ATTEMPTS):
-            chosen = self._choose(name)
-            if chosen is None:
-                return Unserved(said, attempt)
-            link, spare = chosen
-            trial = Trial(poller(), visitor, spare.sock, self._terms(link))
-            with self._under_way(link, trial):
-                if not attempt:
-                    tune(visitor)
-                sealed = spare.sealed(encode(header()))
-                trial.begin(sealed, said, self._timeouts.open_stream)
-                outcome = await trial.settled
-            if outcome is not Outcome.LOST:
-                return None
-            self.unanswered += 1
-            said = bytes(trial.said)
-            log.debug("spare ended without an answer", name=name, session=link.session.label)
-        return Unserved(said, ATTEMPTS)
-
-    def _choose(self, name: str) -> tuple[Link, Spare] | None:
+    def choose(self, name: str) -> tuple[Link, Spare] | None:
         """Return the spare to try next, None where a stream is the way."""
         link = self._registry.route(name)
         if link is None:
@@ -91,29 +79,103 @@ class DirectRouting:
         spare = self._spares.take(link.session)
         return None if spare is None else (link, spare)
 
-    def _terms(self, link: Link) -> Terms:
+    def terms(self, link: Link) -> Terms:
+        """Return how long a visitor of this link may be still, and where its bytes are counted."""
         timeouts = self._timeouts
         return Terms(timeouts.linger, timeouts.idle_visitor, link.session.tally)
 
-    @contextmanager
-    def _under_way(self, link: Link, trial: Trial) -> Iterator[None]:
+
+class Visit:
+    """One visitor on its way to its client, by at most ATTEMPTS spares.
+
+    `said` was read from the visitor already. Nothing happens before `attempt` is called.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_errand",
+        "_link",
+        "_name",
+        "_poller",
+        "_routing",
+        "_said",
+        "_trial",
+        "_visitor",
+    )
+
+    def __init__(
+        self,
+        routing: DirectRouting,
+        poller: Poller,
+        visitor: socket.socket,
+        said: bytes,
+        name: str,
+        errand: Errand,
+    ) -> None:
+        self._routing = routing
+        self._poller = poller
+        self._visitor = visitor
+        self._said = said
+        self._name = name
+        self._errand = errand
+        self._attempts = 0
+        self._link: Link | None = None
+        self._trial: Trial | None = None
+
+    def __repr__(self) -> str:
+        return f"<Visit to {self._name}, {self._attempts} spares lost>"
+
+    def cut(self) -> None:
+        """Reset both sockets."""
+        if self._trial is not None:
+            self._trial.cut(Code.ABORTED)
+
+    def attempt(self) -> None:
+        """Try one more spare, or give the visitor back."""
+        chosen = self._routing.choose(self._name) if self._attempts < ATTEMPTS else None
+        if chosen is None:
+            self._errand.unserved(Unserved(self._said, self._attempts))
+            return
+        link, spare = chosen
+        terms = self._routing.terms(link)
+        trial = self._trial = Trial(self._poller, self._visitor, spare.sock, terms, self._settled)
+        self._enter(link, trial)
+        try:
+            sealed = spare.sealed(encode(self._errand.header()))
+            trial.begin(sealed, self._said, self._routing.silence_timeout)
+        except BaseException:
+            trial.cut(Code.ABORTED)
+            raise
+
+    def _settled(self, outcome: Outcome) -> None:
+        trial = self._trial
+        if trial is None or self._link is None:
+            return
+        self._leave(self._link, trial)
+        if outcome is not Outcome.LOST:
+            self._errand.served()
+            return
+        self._routing.unanswered += 1
+        self._said, self._attempts = bytes(trial.said), self._attempts + 1
+        label = self._link.session.label
+        log.debug("spare ended without an answer", name=self._name, session=label)
+        self.attempt()
+
+    def _enter(self, link: Link, trial: Trial) -> None:
         """Count the attempt, and let whatever ends its session end it."""
         session = link.session
-
-        def end() -> None:
-            trial.cut_unfinished(Code.ABORTED)
-
+        self._link = link
         session.unanswered.add(trial.give_up)
-        session.on_end.add(end)
+        session.on_end.add(trial.end)
         link.streams += 1
-        self.open += 1
-        self.total += 1
-        try:
-            with session.use.held_place():
-                yield
-        finally:
-            trial.cut(Code.ABORTED)
-            self.open -= 1
-            link.streams -= 1
-            session.on_end.discard(end)
-            session.unanswered.discard(trial.give_up)
+        session.use.take_place()
+        self._routing.open += 1
+        self._routing.total += 1
+
+    def _leave(self, link: Link, trial: Trial) -> None:
+        session = link.session
+        self._routing.open -= 1
+        session.use.release_place()
+        link.streams -= 1
+        session.on_end.discard(trial.end)
+        session.unanswered.discard(trial.give_up)

@@ -68,12 +68,20 @@ class ClientUse:
     @contextmanager
     def held_place(self) -> Iterator[None]:
         """Hold a place that was seen free."""
-        self.streams += 1
+        self.take_place()
         try:
             yield
         finally:
-            self.streams -= 1
-            self._free.set()
+            self.release_place()
+
+    def take_place(self) -> None:
+        """Take a place that was seen free, until `release_place`."""
+        self.streams += 1
+
+    def release_place(self) -> None:
+        """Give a place back."""
+        self.streams -= 1
+        self._free.set()
 
     def reconfigure(self, limits: GrantLimits, now: float) -> None:
         """Keep to other limits from now on; a stream that never had a rate gets none."""
@@ -119,13 +127,22 @@ class AddressCounts:
     @contextmanager
     def place(self, address: Address) -> Iterator[None]:
         """Hold one place of the address; raises Refused(BUSY) if it has none left."""
+        key = self.take(address)
+        try:
+            yield
+        finally:
+            self.release(key)
+
+    def take(self, address: Address) -> str:
+        """Take one place of the address and return what to `release`; raises as `place` does."""
         key = address_key(address.host)
         if self._counts[key] >= self.limit:
             raise Refused(Code.BUSY, f"{self.limit} connections from {key} already")
         self._counts[key] += 1
-        try:
-            yield
-        finally:
-            self._counts[key] -= 1
-            if not self._counts[key]:
-                del self._counts[key]
+        return key
+
+    def release(self, key: str) -> None:
+        """Give a place back."""
+        self._counts[key] -= 1
+        if not self._counts[key]:
+            del self._counts[key]

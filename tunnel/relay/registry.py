@@ -260,13 +260,14 @@ class Registry:
             holders = [holder] if holder is not None else []
         else:
             holders = self._holders.get(name, [])
-        links = (
-            link
-            for holder in holders
-            for link in holder.links
-            if link.serves(name, challenge=challenge) and link not in without
-        )
-        return min(links, key=lambda link: link.streams, default=None)
+        chosen: Link | None = None
+        for holder in holders:
+            for link in holder.links:
+                if chosen is not None and link.streams >= chosen.streams:
+                    continue
+                if link.serves(name, challenge=challenge) and link not in without:
+                    chosen = link
+        return chosen
 
     def is_expected(self, name: str) -> bool:
         """Say whether a visitor of this name, not served now, is worth holding for a moment."""

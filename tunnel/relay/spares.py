@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from tunnel.errors import Code, Refused
 from tunnel.log import get_log
@@ -94,7 +95,8 @@ class Spares:
         pool.idle.append(spare)
         self.total += 1
         self.accepted += 1
-        self._poller.watch(sock, lambda events: self._wake(spare, events))
+        if self._poller.watch(sock, partial(self._wake, spare)) and _is_readable(sock):
+            self._wake(spare, READABLE)
 
     def take(self, session: Session) -> Spare | None:
         """Return the freshest spare of a session, which is the caller's now."""
@@ -130,6 +132,17 @@ class Spares:
     def _close(self, spare: Spare) -> None:
         self.total -= 1
         poller().close(spare.sock)
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    """Say whether a socket has bytes or an end to be read, of which there may be no event."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def descriptors_for_spares() -> int:

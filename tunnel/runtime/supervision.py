@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from tunnel.errors import LocalProtocolError, TunnelError
 from tunnel.log import get_log
@@ -13,24 +13,33 @@ RESTART_PAUSE = 60.0  # seconds
 log = get_log(__name__)
 
 
+class Member(Protocol):
+    """Somebody in a crowd who needs no task."""
+
+    def cut(self) -> None:
+        """Leave at once, or very soon."""
+
+
 class Crowd:
     """Tasks that come and go; a fault of one is logged and ends only that one.
 
-    Leaving the `async with` waits for all of them; `cancel` ends them first.
+    Whoever does without a task may `enter` as well, and has to `leave` in the end. Leaving the
+    `async with` waits for all of them; `cancel` ends them first.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._members: set[Member] = set()
         self._emptied = asyncio.Event()
         self._emptied.set()
 
     def __repr__(self) -> str:
-        return f"<Crowd {self.name}: {len(self._tasks)} tasks>"
+        return f"<Crowd {self.name}: {len(self)}>"
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._tasks) + len(self._members)
 
     async def __aenter__(self) -> "Crowd":
         await self._group.__aenter__()
@@ -46,6 +55,17 @@ class Crowd:
             self.cancel()
         # What left the block is passed on bare: none of the tasks raises, so no group is owed.
         await self._group.__aexit__(None, None, None)
+        await self._emptied.wait()
+
+    def enter(self, member: Member) -> None:
+        """Count somebody without a task as one more of them."""
+        self._members.add(member)
+        self._emptied.clear()
+
+    def leave(self, member: Member) -> None:
+        """Count them no more; it does nothing a second time."""
+        self._members.discard(member)
+        self._note_leaving()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` as one more of them."""
@@ -67,7 +87,10 @@ class Crowd:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not self._tasks:
+        self._note_leaving()
+
+    def _note_leaving(self) -> None:
+        if not self._tasks and not self._members:
             self._emptied.set()
 
     async def emptied(self) -> None:
@@ -75,9 +98,11 @@ class Crowd:
         await self._emptied.wait()
 
     def cancel(self) -> None:
-        """Cancel all that are running now."""
+        """Cancel all that are running now, and cut those who need no task."""
         for task in self._tasks:
             task.cancel()
+        for member in tuple(self._members):
+            member.cut()
 
 
 Work = Callable[[], Coroutine[Any, Any, None]]

@@ -15,9 +15,17 @@ class Visits:
     @contextmanager
     def visit(self) -> Iterator[None]:
         """Count a visitor who is here for as long as this is entered."""
-        self.open += 1
-        self.total += 1
+        self.enter()
         try:
             yield
         finally:
-            self.open -= 1
+            self.leave()
+
+    def enter(self) -> None:
+        """Count a visitor who is here until `leave`."""
+        self.open += 1
+        self.total += 1
+
+    def leave(self) -> None:
+        """A visitor who was counted has gone."""
+        self.open -= 1

@@ -1,7 +1,6 @@
-"""Looking at what an accepted socket begins with, without taking it: then it can go anywhere.
+"""Looking at what a socket begins with, without taking it: then it can go anywhere.
 
-The relay peeks until the ClientHello is whole, and hands the untouched socket either to TLS (a
-client) or to a TcpStream (a visitor).
+A dialer peeks until a proxy's answer is whole, and hands what follows it untouched to TLS.
 """
 
 import asyncio

@@ -4,6 +4,8 @@ Nothing is read or written here: what the socket is for, its caller decides.
 """
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -74,8 +76,27 @@ async def _connect_to(entry: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        await asyncio.get_running_loop().sock_connect(sock, name)
+        await _connect(sock, name)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _connect(sock: socket.socket, name: Any) -> None:
+    """Do as the loop's own: uvloop's has a thread look up the address, even one in digits."""
+    number = sock.connect_ex(name)
+    if number == errno.EINPROGRESS:
+        await _writable(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_writer(sock.fileno(), ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(sock.fileno())

@@ -23,13 +23,12 @@ BACKLOG = 1024
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BACKOFF_MIN, BACKOFF_MAX = 0.05, 1.0  # seconds
 ACCEPTS_PER_TURN = 32
-DESCRIPTOR_SHARE = (
-    0.8  # of RLIMIT_NOFILE; the rest is for targets, files and connections to clients
-)
+DESCRIPTOR_SHARE = 0.8  # of RLIMIT_NOFILE; the rest is for targets, files and clients
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h; named since 3.12
 UNSENT_MAX_BYTES = 64 * 1024  # per socket in the kernel, besides what the far end has room for
 # One for all streams of the process: loops fill it and call `buffer_updated` in one go.
 _arrival = bytearray(BULK_BYTES)
+Accepted = tuple[socket.socket, Address]  # and the peer
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
@@ -246,7 +245,9 @@ def address_of(name: object) -> Address:
     if not isinstance(name, tuple):
         return Address("", 0)
     host, port = name[:2]
-    return Address(host.removeprefix("::ffff:").partition("%")[0], port)
+    if ":" in host:
+        host = host.removeprefix("::ffff:").partition("%")[0]
+    return Address(host, port)
 
 
 def reason_of(error: OSError | UnicodeError) -> str:
@@ -268,6 +269,8 @@ class TcpListener:
             self._sock = place
         else:
             self._sock = _listen(place, backlog, reuse_port=reuse_port)
+        self._family = self._sock.family
+        tune(self._sock)  # what is accepted inherits that (Linux), for nothing
         self._ready: asyncio.Future[None] | None = None
         self._accepted_in_a_row = 0
         self._highest = 0  # descriptor number accepted last: all lower ones were in use then
@@ -284,11 +287,16 @@ class TcpListener:
 
         Pauses while descriptors are short; what befalls a single connection is only counted.
         """
+        ((sock, _),) = await self.accept_some(1)
+        return sock
+
+    async def accept_some(self, most: int = ACCEPTS_PER_TURN) -> list[Accepted]:
+        """Return the connections that wait, or the next one, as `accept` does, and their peers."""
         backoff = BACKOFF_MIN
         while True:
             await self._take_turns()
             try:
-                return self._accept_now()
+                return self._accept_now(most)
             except BlockingIOError:
                 await self._wait_for_peer()
             except OSError as error:
@@ -311,13 +319,28 @@ class TcpListener:
             self._wake()
         self._sock.close()
 
-    def _accept_now(self) -> socket.socket:
-        if self._highest >= descriptor_limit() and self._lowest_free() >= descriptor_limit():
+    def _accept_now(self, most: int) -> list[Accepted]:
+        """Raises what befalls the first one; the others come as far as nothing befalls them."""
+        limit = descriptor_limit()
+        accepted: list[Accepted] = []
+        try:
+            while len(accepted) < most:
+                self._check_reserve(limit)
+                # What `accept` does, but for asking what kind of socket this listener is.
+                self._highest, name = self._sock._accept()  # type: ignore[attr-defined] # noqa: SLF001 - see above
+                sock = socket.socket(self._family, socket.SOCK_STREAM, 0, self._highest)
+                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+                accepted.append((sock, address_of(name)))
+        except OSError as error:
+            if not accepted:
+                raise
+            self.vanished += error.errno not in (errno.EAGAIN, *OUT_OF_RESOURCES)
+        self._accepted_in_a_row += len(accepted)
+        return accepted
+
+    def _check_reserve(self, limit: int) -> None:
+        if self._highest >= limit and self._lowest_free() >= limit:
             raise OSError(errno.EMFILE, "descriptors are kept for other uses")
-        sock, _ = self._sock.accept()
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        self._highest = sock.fileno()
-        return sock
 
     def _lowest_free(self) -> int:
         self._highest = os.dup(self._sock.fileno())  # dup(2) takes the lowest free number

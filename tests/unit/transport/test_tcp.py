@@ -360,10 +360,10 @@ def test_a_connection_that_vanished_is_only_counted(
         accept = listener._accept_now
         faults = iter([OSError(errno.ECONNABORTED, "gone"), OSError(errno.EMFILE, "no more")])
 
-        def accept_at_last() -> socket.socket:
+        def accept_at_last(most: int) -> list[tuple[socket.socket, Address]]:
             for fault in faults:
                 raise fault
-            return accept()
+            return accept(most)
 
         monkeypatch.setattr(listener, "_accept_now", accept_at_last)
         (await listener.accept()).close()

@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tunnel.errors import Code
 from tunnel.stream import TOLD_BYTES, Tally
@@ -14,7 +15,7 @@ from tunnel.transport.direct.way import Way
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Terms:
     """How long a pair may be still, in seconds, and where its bytes are counted.
 
@@ -75,12 +76,16 @@ class Joint:
         return self._settle is None
 
     def start(self) -> None:
-        """Take the sockets over and move what they have already."""
-        self._poller.watch(self.near, self._wake_near)
-        self._poller.watch(self.far, self._wake_far)
+        """Take the sockets over and move what they have already.
+
+        If the way forth was said not to be `is_ending`, the near side has nothing to be read now.
+        """
+        self._poller.watch(self.near, partial(self._wake, self.forth, self.back))
+        self._poller.watch(self.far, partial(self._wake, self.back, self.forth))
         self._wait_at_most(self._terms.idle_timeout)
-        self._resume_back()
-        self._resume_forth()
+        self._pump(self.back)
+        if self.forth.is_ending or self.forth.rest:
+            self._pump(self.forth)
 
     def cut(self, code: Code = Code.ABORTED) -> None:
         """Reset both; after the end it does nothing."""
@@ -92,18 +97,12 @@ class Joint:
 
     def cut_unfinished(self, code: Code) -> None:
         """Reset both unless all there is left is to bring the near side its last bytes."""
-        if not (self.forth.is_finished and self.back.is_ending):
+        if not (self.forth.has_ended and self.back.is_ending):
             self.cut(code)
 
     # -- events
 
-    def _wake_near(self, events: int) -> None:
-        self._wake(events, self.forth, self.back)
-
-    def _wake_far(self, events: int) -> None:
-        self._wake(events, self.back, self.forth)
-
-    def _wake(self, events: int, outward: Way, inward: Way) -> None:
+    def _wake(self, outward: Way, inward: Way, events: int) -> None:
         """One socket has news: `outward` begins at it, `inward` ends there."""
         if events & WRITABLE and inward.is_blocked:
             inward.is_blocked = False
@@ -115,36 +114,32 @@ class Joint:
         if events & FAILED:
             self.cut()
 
-    def _resume_forth(self) -> None:
-        self._pump(self.forth)
-
-    def _resume_back(self) -> None:
-        self._pump(self.back)
-
     def _pump(self, way: Way) -> None:
-        if self._settle is None or way.is_finished:
+        if self._settle is None or way.has_ended:
             return
         try:
             has_more = way.pump()
+            if way.has_ended:
+                self._finish(way)
         except OSError:
             self.cut()
             return
-        self._note(way)
+        if self._timer is not None:
+            self.moved_at = max(self.moved_at, self._poller.now)
+        if way.passed >= TOLD_BYTES:
+            self._tell()
         if has_more:
-            self._poller.revisit(self._resume_forth if way is self.forth else self._resume_back)
+            self._poller.revisit(partial(self._pump, way))
 
     # -- what follows
 
-    def _note(self, way: Way) -> None:
-        if self._timer is not None:
-            self.moved_at = asyncio.get_running_loop().time()
-        if way.passed >= TOLD_BYTES:
-            self._tell()
-        if way.is_finished:
-            if self.forth.is_finished and self.back.is_finished:
-                self._end(Code.OK)
-            else:
-                self._wait_at_most(self._terms.linger_timeout)
+    def _finish(self, way: Way) -> None:
+        """One way has ended: say so to its sink, or close both if that was the last one."""
+        if self.forth.has_ended and self.back.has_ended:
+            self._end(Code.OK)
+        else:
+            way.sink.shutdown(socket.SHUT_WR)
+            self._wait_at_most(self._terms.linger_timeout)
 
     def _tell(self) -> None:
         tally, forth, back = self._terms.tally, self.forth, self.back
@@ -173,7 +168,7 @@ class Joint:
         """Cut the pair once nothing has moved for so long; a shorter time-out takes over."""
         if timeout is None:
             return
-        loop = asyncio.get_running_loop()
+        loop = self._poller.loop
         self.moved_at = loop.time()
         due = self.moved_at + timeout
         if self._timer is None or due < self._timer.when():

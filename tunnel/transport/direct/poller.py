@@ -8,8 +8,9 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
+from tunnel.errors import LocalProtocolError
 from tunnel.log import get_log
 from tunnel.transport.direct.pipes import PipeShelf
 
@@ -33,7 +34,8 @@ class Poller:
     whom the batch knows nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)  # who has a poller is kept by nothing of ours
         self.pipes = PipeShelf()
         self._epoll = select.epoll()
         self._wakes: dict[int, Wake] = {}  # by descriptor
@@ -41,24 +43,35 @@ class Poller:
         self._leaving: list[socket.socket] = []
         self._is_in_turn = False
         self._is_reader = False
+        self.now = 0.0  # loop time at which the last turn began
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, at less than what asking for the running one costs."""
+        loop = self._loop()
+        if loop is None:
+            raise LocalProtocolError("the loop of these sockets is gone")
+        return loop
 
     def __repr__(self) -> str:
         return f"<Poller {len(self._wakes)} sockets>"
 
-    def watch(self, sock: socket.socket, wake: Wake) -> None:
+    def watch(self, sock: socket.socket, wake: Wake) -> bool:
         """Call `wake` with every change of a non-blocking socket, the first time very soon.
 
-        One that is watched already has another owner from now on, who has to find out for itself
-        what has changed before.
+        Returns True for one that is watched already: it has another owner from now on, who has to
+        find out for itself what has changed before.
         """
-        if sock.fileno() in self._wakes:
-            self._wakes[sock.fileno()] = wake
-            return
+        descriptor = sock.fileno()
+        if descriptor in self._wakes:
+            self._wakes[descriptor] = wake
+            return True
         if not self._is_reader:
-            asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._turn)
+            self.loop.add_reader(self._epoll.fileno(), self._turn)
             self._is_reader = True
-        self._epoll.register(sock, _WATCHED)
-        self._wakes[sock.fileno()] = wake
+        self._epoll.register(descriptor, _WATCHED)
+        self._wakes[descriptor] = wake
+        return False
 
     def forget(self, sock: socket.socket) -> None:
         """Watch a socket no more, which stays open."""
@@ -80,32 +93,36 @@ class Poller:
     def revisit(self, work: Callable[[], None]) -> None:
         """Call `work` in the next turn: others come first."""
         if not self._due and not self._is_in_turn:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self.loop.call_soon(self._turn)
         self._due.append(work)
 
     def _turn(self) -> None:
         due, self._due = self._due, []
         self._is_in_turn = True
+        self.now = self.loop.time()
         try:
             for work in due:
                 work()
             for descriptor, events in self._epoll.poll(0, _BATCH):
                 wake = self._wakes.get(descriptor)
                 if wake is not None:  # else it was given up earlier in this batch
-                    wake(events)
+                    try:
+                        wake(events)
+                    except Exception as error:  # noqa: BLE001 - a bug; others have events too
+                        log.error("socket failed", exception=error)
         finally:
             self._is_in_turn = False
             for sock in self._leaving:
                 sock.close()
             self._leaving.clear()
             if self._due:
-                asyncio.get_running_loop().call_soon(self._turn)
+                self.loop.call_soon(self._turn)
             self._rest()
 
     def _rest(self) -> None:
         """Leave nothing behind in the loop when there is nothing to watch."""
         if self._is_reader and not self._wakes and not self._due:
-            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self.loop.remove_reader(self._epoll.fileno())
             self._is_reader = False
             self.pipes.close()
 
@@ -118,5 +135,5 @@ def poller() -> Poller:
     loop = asyncio.get_running_loop()
     found = _pollers.get(loop)
     if found is None:
-        found = _pollers[loop] = Poller()
+        found = _pollers[loop] = Poller(loop)
     return found

@@ -17,13 +17,13 @@ TURN_READS = 16  # reads in a row that never had to wait; then the rest of the l
 
 class DirectStream:
     """A connected non-blocking socket, which it takes over; `first` was read off it already.
+
     `before_close` is called with the socket while there still is something to be asked of it.
 
     The code of an abort stays on this side: TCP carries none.
     """
 
     __slots__ = (
-        "_before_close",
         "_cut",
         "_first",
         "_is_finished",
@@ -33,6 +33,7 @@ class DirectStream:
         "_reads",
         "_sock",
         "_writer",
+        "before_close",
         "has_ended",
     )
 
@@ -44,7 +45,7 @@ class DirectStream:
     ) -> None:
         self._sock = sock
         self._first = first
-        self._before_close = before_close
+        self.before_close = before_close
         self._poller = poller()
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
@@ -119,14 +120,19 @@ class DirectStream:
         if self._joint is not None:
             self._joint.cut(code)
         else:
-            if self._before_close is not None:
-                self._before_close(self._sock)
+            if self.before_close is not None:
+                self.before_close(self._sock)
             if not (self.has_ended and self._is_finished):
                 reset(self._sock)
             self._poller.close(self._sock)
         for waiter in (self._reader, self._writer):
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
+
+    def part(self) -> tuple[socket.socket, bytes]:
+        """Give the socket away, and what was read off it already; the stream is over then."""
+        self._cut = Code.OK
+        return self._sock, self._first
 
     def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
         if not isinstance(far, DirectStream) or self._is_halved or far._is_halved:  # noqa: SLF001 - of our own kind
@@ -147,7 +153,7 @@ class DirectStream:
             if not ended.done():
                 ended.set_result(code)
 
-        rules = Terms(terms.linger_timeout, tally=terms.tally, before_close=self._before_close)
+        rules = Terms(terms.linger_timeout, tally=terms.tally, before_close=self.before_close)
         far_sock = far._sock  # noqa: SLF001 - as above
         joint = Joint(self._poller, self._sock, far_sock, rules, settle)
         joint.forth.rest, self._first = self._first, b""

@@ -4,8 +4,8 @@ What the visitor says is kept that long, so that it can be said again to another
 died unnoticed behind some NAT. With the first byte the pair becomes a joint.
 """
 
-import asyncio
 import socket
+from collections.abc import Callable
 from enum import Enum, auto
 
 from tunnel.errors import Code
@@ -25,36 +25,42 @@ class Outcome(Enum):
 
 
 class Trial:
-    """One attempt; awaiting `settled` returns its outcome, once the joint is over if there is one.
+    """One attempt; `settle` is called once with its outcome, after the joint if there is one.
 
-    `said` is all that the visitor has said so far. `header` goes before it. Both sockets are the
-    trial's until it is LOST: then the visitor's is the caller's again.
+    That is in a turn of its own, whoever ends the attempt. `said` is all that the visitor has said
+    so far. `header` goes before it. Both sockets are the trial's until it is LOST: then the
+    visitor's is the caller's again.
     """
 
     __slots__ = (
         "_outcome",
         "_poller",
+        "_settle",
         "_terms",
         "_unsent",
         "joint",
         "said",
-        "settled",
         "spare",
         "visitor",
     )
 
     def __init__(
-        self, poller: Poller, visitor: socket.socket, spare: socket.socket, terms: Terms
+        self,
+        poller: Poller,
+        visitor: socket.socket,
+        spare: socket.socket,
+        terms: Terms,
+        settle: Callable[[Outcome], None],
     ) -> None:
         self._poller = poller
         self._terms = terms
+        self._settle: Callable[[Outcome], None] | None = settle
         self._unsent = b""
         self._outcome: Outcome | None = None
         self.visitor = visitor
         self.spare = spare
         self.said = bytearray()
         self.joint: Joint | None = None
-        self.settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
         return f"<Trial {self._outcome and self._outcome.name} {len(self.said)} bytes said>"
@@ -68,8 +74,9 @@ class Trial:
         self._unsent = header + said
         self._set_silence(int(silence_timeout * 1000))
         self._poller.watch(self.spare, self._wake_spare)
-        self._poller.watch(self.visitor, self._wake_visitor)
         self._give()
+        if self._poller.watch(self.visitor, self._wake_visitor):
+            self._listen()
 
     def give_up(self) -> None:
         """End an attempt that nobody has answered yet: it may be made elsewhere."""
@@ -82,6 +89,10 @@ class Trial:
             self.joint.cut(code)
         elif self._outcome is None:
             self._part(Outcome.GONE)
+
+    def end(self) -> None:
+        """End it for want of a session to belong to; a visitor may still read its last bytes."""
+        self.cut_unfinished(Code.ABORTED)
 
     def cut_unfinished(self, code: Code) -> None:
         """Reset both sockets unless only last bytes for the visitor are left."""
@@ -104,8 +115,8 @@ class Trial:
             is_answer = not events & ENDING or bool(self.spare.recv(1, socket.MSG_PEEK))
         except OSError:
             is_answer = False
-        if is_answer:
-            self._join()
+        if is_answer:  # and all that the visitor has said so far was read
+            self._join(is_heard=True, is_ending=bool(events & ENDING))
         else:
             self._lose()
 
@@ -128,7 +139,8 @@ class Trial:
         except OSError:
             self._part(Outcome.GONE)
         else:
-            self._join()  # it says more than can be kept, or has ended: the joint sees to that
+            # It says more than can be kept, or has ended: the joint sees to that.
+            self._join(is_heard=False, is_ending=True)
 
     def _give(self) -> None:
         try:
@@ -143,10 +155,9 @@ class Trial:
     # -- outcomes
 
     def _set_silence(self, milliseconds: int) -> None:
-        if self.spare.family != socket.AF_UNIX:
-            self.spare.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
+        self.spare.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
 
-    def _join(self) -> None:
+    def _join(self, *, is_heard: bool, is_ending: bool) -> None:
         self._outcome = Outcome.ANSWERED
         self.said.clear()
         try:
@@ -156,25 +167,28 @@ class Trial:
             return
         self.joint = Joint(self._poller, self.visitor, self.spare, self._terms, self._end)
         self.joint.forth.rest, self._unsent = self._unsent, b""
+        self.joint.forth.is_ending, self.joint.back.is_ending = not is_heard, is_ending
         self.joint.start()
 
     def _end(self, _code: Code) -> None:
-        self._settle(Outcome.ANSWERED)
+        self._tell(Outcome.ANSWERED)
 
     def _lose(self) -> None:
         self._outcome = Outcome.LOST
         reset(self.spare)
         self._poller.close(self.spare)
         self._poller.forget(self.visitor)
-        self._settle(Outcome.LOST)
+        self._tell(Outcome.LOST)
 
     def _part(self, outcome: Outcome) -> None:
         self._outcome = outcome
         for sock in (self.visitor, self.spare):
             reset(sock)
             self._poller.close(sock)
-        self._settle(outcome)
+        self._tell(outcome)
 
-    def _settle(self, outcome: Outcome) -> None:
-        if not self.settled.done():
-            self.settled.set_result(outcome)
+    def _tell(self, outcome: Outcome) -> None:
+        """Later, as whoever has ended the attempt is not to meet what follows from that."""
+        if self._settle is not None:
+            settle, self._settle = self._settle, None
+            self._poller.loop.call_soon(settle, outcome)

@@ -20,7 +20,7 @@ _view = memoryview(_buffer)
 
 
 class Way:
-    """Bytes from `source` to `sink` in order, and then the end.
+    """Bytes from `source` to `sink` in order, until `has_ended`.
 
     `rest` are bytes that come before all others. `is_blocked` while the sink takes nothing: its
     next event says so. `is_ending` while the source may have had its last event: it is then
@@ -31,10 +31,10 @@ class Way:
         "_moved",
         "_pipe",
         "_shelf",
+        "has_ended",
         "is_blocked",
         "is_bulk",
         "is_ending",
-        "is_finished",
         "passed",
         "rest",
         "sink",
@@ -49,13 +49,13 @@ class Way:
         self.is_blocked = False
         self.is_bulk = False
         self.is_ending = True
-        self.is_finished = False  # the sink was told the end
+        self.has_ended = False  # and the sink was given all; it is the owner who says so to it
         self._shelf = shelf
         self._pipe: Pipe | None = None
         self._moved = 0  # spliced since the last wake-up
 
     def __repr__(self) -> str:
-        claims = (("bulk", self.is_bulk), ("blocked", self.is_blocked), ("end", self.is_finished))
+        claims = (("bulk", self.is_bulk), ("blocked", self.is_blocked), ("end", self.has_ended))
         return f"<Way {self.passed} bytes {' '.join(word for word, claim in claims if claim)}>"
 
     def pump(self) -> bool:
@@ -63,8 +63,10 @@ class Way:
 
         Raises OSError if either socket has failed.
         """
-        if self.is_blocked or self.is_finished:
+        if self.is_blocked or self.has_ended:
             return False
+        if not (self.is_bulk or self.rest or self._pipe is not None) and not self._copy():
+            return False  # by far the most
         self._moved = 0
         for _ in range(ROUNDS):
             if (self.rest or self._pipe is not None) and not self._give():
@@ -117,10 +119,17 @@ class Way:
             self.is_ending = False
             return False
         if not size:
-            self._finish()
+            self.has_ended = True
             return False
-        self._send(_view[:size])
         self.is_bulk = size == BUFFER_BYTES
+        try:
+            sent = self.sink.send(_view[:size])
+        except BlockingIOError:
+            sent = 0
+        self.passed += sent
+        if sent != size:
+            self.rest = bytes(_view[sent:size])
+            self.is_blocked = True
         # A short read has emptied the source, and what comes later is an event of its own.
         return not self.is_blocked and (self.is_bulk or self.is_ending)
 
@@ -140,14 +149,10 @@ class Way:
             return False
         if not pipe.held:
             self._release()
-            self._finish()
+            self.has_ended = True
             return False
         self._moved += pipe.held
         return True
-
-    def _finish(self) -> None:
-        self.sink.shutdown(socket.SHUT_WR)
-        self.is_finished = True
 
     def _release(self) -> None:
         if self._pipe is not None:

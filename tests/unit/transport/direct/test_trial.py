@@ -23,6 +23,7 @@ class Scene:
     visitor: socket.socket
     client: socket.socket
     inner: socket.socket  # the visitor's, as the relay has it
+    settled: asyncio.Future[Outcome]
 
 
 @asynccontextmanager
@@ -31,10 +32,11 @@ async def scene() -> AsyncIterator[Scene]:
     visitor, inner = connected()
     spare, client = connected()
     poller().watch(spare, lambda _: None)
-    trial = Trial(poller(), inner, spare, Terms(linger_timeout=5))
+    settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    trial = Trial(poller(), inner, spare, Terms(linger_timeout=5), settled.set_result)
     trial.begin(b"header", b"hello", silence_timeout=5)
     try:
-        yield Scene(trial, visitor, client, inner)
+        yield Scene(trial, visitor, client, inner, settled)
     finally:
         trial.cut(Code.ABORTED)
         for sock in (visitor, client, inner):
@@ -65,7 +67,7 @@ def test_header_and_hello_arrive_and_the_answer_joins_the_two() -> None:
             for one, other in ((s.client, s.visitor), (s.visitor, s.client)):
                 one.shutdown(socket.SHUT_WR)
                 assert await loop.sock_recv(other, 10) == b""
-            assert await s.trial.settled is Outcome.ANSWERED
+            assert await s.settled is Outcome.ANSWERED
 
     asyncio.run(body(), debug=True)
 
@@ -81,7 +83,7 @@ def test_a_spare_that_ends_unanswered_leaves_the_visitor_and_what_it_said(end: s
                 cut(s.client)
             else:
                 s.client.close()
-            assert await s.trial.settled is Outcome.LOST
+            assert await s.settled is Outcome.LOST
             assert bytes(s.trial.said) == b"hello and more"
             await loop.sock_sendall(s.visitor, b" still here")
             assert await read(s.inner, 11) == b" still here"
@@ -107,7 +109,7 @@ def test_a_visitor_that_leaves_unanswered_takes_the_spare_along() -> None:
         async with scene() as s:
             await read(s.client, 11)
             cut(s.visitor)
-            assert await s.trial.settled is Outcome.GONE
+            assert await s.settled is Outcome.GONE
             with pytest.raises(ConnectionResetError):
                 await loop.sock_recv(s.client, 10)
 
@@ -149,8 +151,8 @@ def test_only_an_unanswered_trial_can_be_given_up() -> None:
             await read(answered.visitor, 6)
             for each in (waiting, answered):
                 each.trial.give_up()
-            assert await waiting.trial.settled is Outcome.LOST
-            assert not answered.trial.settled.done()
+            assert await waiting.settled is Outcome.LOST
+            assert not answered.settled.done()
 
     asyncio.run(body(), debug=True)
 
