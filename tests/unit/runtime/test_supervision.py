@@ -78,6 +78,33 @@ def test_a_crowd_says_when_it_is_empty() -> None:
     asyncio.run(asyncio.wait_for(scene(), 5))  # noqa: TID251 - the outermost bound of a test
 
 
+class Guest:
+    """Somebody in a crowd who needs no task, and leaves a moment after being cut."""
+
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        crowd.enter(self)
+
+    def cut(self) -> None:
+        asyncio.get_running_loop().call_soon(self._crowd.leave, self)
+
+
+def test_who_needs_no_task_is_waited_for_and_cut_with_the_others() -> None:
+    async def scene() -> list[int]:
+        sizes = []
+        async with Crowd("visitor") as crowd:
+            first, _ = Guest(crowd), Guest(crowd)
+            crowd.start(forever())
+            sizes.append(len(crowd))
+            crowd.leave(first)
+            crowd.leave(first)
+            sizes.append(len(crowd))
+            crowd.cancel()
+        return [*sizes, len(crowd)]
+
+    assert asyncio.run(asyncio.wait_for(scene(), 5)) == [3, 2, 0]  # noqa: TID251 - as above
+
+
 def test_a_race_ends_with_the_first_that_returns() -> None:
     asyncio.run(first_of(forever, return_at_once, forever))
 
