@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from typing import Any, Protocol
 
 from tunnel.errors import Code, ConnectionLost, Refused, RemoteProtocolError
+from tunnel.log import get_log
 from tunnel.protocol.direct import PRELUDE_BYTES, Prelude, is_prelude, parse_prelude
 from tunnel.protocol.hello import (
     MAX_HELLO_BYTES,
@@ -23,6 +24,8 @@ from tunnel.stream import Address
 from tunnel.transport.direct.poller import ENDING, Poller
 from tunnel.transport.doors import takes_direct, takes_handshakes
 from tunnel.transport.tcp import TcpListener, address_of
+
+log = get_log(__name__)
 
 Beginning = ClientHello | Prelude
 
@@ -185,15 +188,17 @@ class Greeting:
         self._events |= events
         try:
             parsed = self._peek()
-        except BlockingIOError:
-            self._wait()
-        except (OSError, RemoteProtocolError, ConnectionLost) as error:
-            self._fail(error)
-        else:
             if parsed is None:
                 self._wait()
             else:
                 self._then(parsed)
+        except BlockingIOError:
+            self._wait()
+        except (OSError, RemoteProtocolError, ConnectionLost) as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - a bug, which must not keep others out
+            log.error("connection failed", exception=error)
+            self._fail(error)
 
     def _peek(self) -> object:
         beginning = self._sock.recv(self._limit, socket.MSG_PEEK)
