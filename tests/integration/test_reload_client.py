@@ -1,6 +1,7 @@
 """A real client on a real relay whose settings change: certificates, and what is left behind."""
 
 import asyncio
+import gc
 import os
 import ssl
 from collections.abc import AsyncIterator
@@ -183,6 +184,7 @@ def test_many_reloads_leave_nothing_behind(run: Run, tmp_path: Path) -> None:
         async with on_stage(relay_settings(tmp_path)) as stage, target() as to:
             settings = settings_for(stage, tmp_path, to)
             async with at_work(settings) as (client, name):
+                gc.collect()  # the loops of tests before, which have descriptors until then
                 before = await settled()
                 for _ in range(5):
                     for changed in more(settings, to):

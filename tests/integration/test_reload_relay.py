@@ -1,6 +1,7 @@
 """A relay whose settings change while it serves: what ends by it, and what is not touched."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -613,6 +614,7 @@ def test_many_reloads_leave_nothing_behind(run: Run, tmp_path: Path) -> None:
 
             for number in range(len(changes)):
                 await once(number)
+            gc.collect()  # the loops of tests before, which have descriptors until then
             tasks, descriptors = len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
             for number in range(50):
                 await once(number)
