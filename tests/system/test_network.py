@@ -33,8 +33,7 @@ DELAY_MS, RATE_MBIT = 20.0, 100.0
 PROBE = 300_000  # bytes of a page that shows what carries it
 PROBE_DATAGRAMS = 100  # fewer than PROBE bytes need
 VISITORS_AT_ONCE = 20
-STARTS = 3  # of which one has to be quick
-HEAD_START_MAX = 2.0  # seconds by which waiting for UDP may delay a start: 1.5, and a handshake
+STARTS, LIMIT = 3, 4.0  # of so many one has to be as quick, in seconds
 GREETING = b"hello through the tunnel\n"
 
 
@@ -90,10 +89,10 @@ class Scene:
         transports = [link["transport"] for client in clients for link in client["connections"]]
         return str(transports[-1]) if transports else "none"
 
-    def seconds_of_a_start(self, name: str, options: str = "") -> float:
+    def seconds_of_a_start(self, name: str) -> float:
         """Return how long a new client takes until a visitor is served by HTTP/2; it ends then."""
         start = time.monotonic()
-        client = self.client(options, name)
+        client = self.client(name=name)
         assert self.visit(client) == GREETING
         seconds = time.monotonic() - start
         assert self.transport(client) == "h2"
@@ -156,17 +155,11 @@ def test_where_udp_never_passes_visitors_come_over_http2_within_four_seconds(
 ) -> None:
     subprocess.run([*program("client"), "--version"], check=True, capture_output=True)  # unpacks
     scene.path.command("blackhole udp")
-    for attempt in range(STARTS):
-        seconds = scene.seconds_of_a_start(f"client{attempt}")
-        record("first visitor served after", seconds)
-        if seconds <= 4:
-            return
-        # A busy machine takes its time for any start: only what UDP adds to it is looked at then.
-        told = scene.seconds_of_a_start(f"told{attempt}", 'transport = "h2"')
-        record("where HTTP/2 is asked for after", told)
-        if seconds - told <= HEAD_START_MAX:
-            return
-    pytest.fail("no start was quick")
+    starts: list[float] = []
+    while len(starts) < STARTS and min(starts, default=LIMIT + 1) > LIMIT:
+        starts.append(scene.seconds_of_a_start(f"client{len(starts)}"))
+        record("first visitor served after", starts[-1])
+    assert min(starts) <= LIMIT
 
 
 def test_visitors_are_served_again_soon_after_udp_has_gone(scene: Scene, record: Record) -> None:
