@@ -55,6 +55,8 @@ def by_destination(payloads: Sequence[bytes]) -> Iterable[tuple[bytes, Sequence[
         destination = payloads.shared(1, 1 + CONNECTION_ID_BYTES)
         if destination is not None and payloads.every(0).isascii():
             return [(destination, payloads)]
+    if len(payloads) == 1:
+        return [(destination_of(payloads[0]), payloads)]
     return [(key, list(part)) for key, part in groupby(payloads, destination_of)]
 
 

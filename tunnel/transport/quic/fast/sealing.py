@@ -104,6 +104,10 @@ class Sealer:
     def finish(self) -> list[Train]:
         """Return the datagrams of all packets."""
         low, high = SAMPLE_START - HEADER_BYTES, SAMPLE_END - HEADER_BYTES
+        if len(self._sealed) == 1:  # as most are that are no bulk: not worth the preparations
+            (sealed,), (header,) = self._sealed, self._headers
+            datagram = _mask_one(header, self._keys.masks(sealed[low:high])) + sealed
+            return [Train(datagram, len(datagram))]
         masks = self._keys.masks(b"".join([sealed[low:high] for sealed in self._sealed]))
         headers = _mask(b"".join(self._headers), masks)
         parts = [b""] * (2 * len(self._sealed))
@@ -217,6 +221,12 @@ def _mask(headers: bytes, masks: bytes) -> bytes:
     cover[::HEADER_BYTES] = masks[::16].translate(_FIRST_MASK)
     cover[9::HEADER_BYTES], cover[10::HEADER_BYTES] = masks[1::16], masks[2::16]
     return _xor(headers, cover)
+
+
+def _mask_one(header: bytes, mask: bytes) -> bytes:
+    first, destination, number = HEADER.unpack(header)
+    mask_first, mask_number = _MASK.unpack(mask)
+    return HEADER.pack(first ^ mask_first & 0x1F, destination, number ^ mask_number)
 
 
 def _xor(one: bytes, other: bytes | bytearray) -> bytes:
