@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from aioquic.quic.connection import QuicConnection
-from aioquic.quic.events import StreamDataReceived
+from aioquic.quic.events import ConnectionIdIssued, ConnectionIdRetired, StreamDataReceived
 from aioquic.quic.logger import QuicLogger
 from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import CipherSuite
@@ -385,9 +385,10 @@ def test_whatever_frames_come_both_engines_make_the_same_of_them(
             packet = seal(wire.client, b"".join(frames))
             wire.relay.receive_burst([packet], CLIENT, wire.now)
         ending = wire.relay.termination
-        events = []
+        events: list[Any] = []
         while (event := wire.relay.next_event()) is not None:
-            events.append(event)
+            is_of_chance = isinstance(event, ConnectionIdIssued | ConnectionIdRetired)
+            events.append(type(event) if is_of_chance else event)
         outcomes.append((ending and (ending.error_code, ending.frame_type), events))
     assert outcomes[0] == outcomes[1]
 
