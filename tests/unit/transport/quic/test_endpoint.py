@@ -97,7 +97,10 @@ def test_what_a_full_socket_refuses_is_kept_within_bounds_and_sent_later(
     run(main())
 
 
-def test_one_wake_up_takes_a_bounded_batch() -> None:
+def test_one_wake_up_takes_a_bounded_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # So few that a socket's usual buffer holds them.
+    monkeypatch.setattr(endpoint_module, "BATCH_DATAGRAMS", 100)
+
     async def main() -> None:
         batches: list[list[bytes]] = []
         receiver = Endpoint(udp(), lambda bursts: batches.append(payloads_of(bursts)))
