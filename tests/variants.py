@@ -1,9 +1,10 @@
-"""Which QUIC engines the programs under test run, and whether clients keep direct connections.
+"""Which QUIC engines the programs under test run, and what else they are told.
 
 Tests do what is asked by the environment: whole suites can be run on each variant.
 TUNNEL_ENGINE is `fast` or `stock`, or the relay's and the client's, such as `fast-stock`; without
 it no settings name an engine. With TUNNEL_DIRECT=1 clients keep direct connections wherever a test
-does not say whether they do, without it they keep none.
+does not say whether they do, without it they keep none. TUNNEL_WORKERS is how many processes relays
+are, where a test does not say so.
 """
 
 import os
@@ -50,6 +51,7 @@ def parsed(engine: str) -> Engines:
 ASKED = Variant(
     parsed(os.environ.get("TUNNEL_ENGINE", "")), bool(int(os.environ.get("TUNNEL_DIRECT") or "0"))
 )
+WORKERS = int(os.environ.get("TUNNEL_WORKERS") or "1")
 PAIRS = [Engines(*pair) for pair in product(KINDS, repeat=2)]
 RUNNING = Engines(*(engine or QuicSettings().engine for engine in ASKED.engines))
 OTHER = Engines(*(KINDS[engine == "fast"] for engine in RUNNING))

@@ -2,8 +2,9 @@
 
 A test asks for a `World`, starts what it needs, and everything is gone when it ends. Processes run
 the zipapps of dist/; with TUNNEL_FROM_SOURCE=1 they run the package of this tree instead, which
-saves the build while writing tests. Which engines they run, and whether clients keep direct
-connections, is said by tests/variants.py unless a test says so itself.
+saves the build while writing tests. Which engines they run, whether clients keep direct
+connections, and how many processes a relay is, is said by tests/variants.py unless a test says so
+itself.
 """
 
 import json
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.ports import free_port
-from tests.variants import ASKED, Variant, table
+from tests.variants import ASKED, WORKERS, Variant, table
 
 ROOT = Path(__file__).parents[2]
 SUFFIX = "t.test"
@@ -202,13 +203,19 @@ class World:
         return json.loads(asked.stdout)
 
     def relay(
-        self, name: str = "relay", *, extra: str = "", suffix: str = 'access = "open"'
+        self,
+        name: str = "relay",
+        *,
+        extra: str = "",
+        suffix: str = 'access = "open"',
+        workers: int | None = None,
     ) -> Relay:
         """Start a relay: agents on one port, visitors on another; `extra` is more TOML."""
+        workers = workers or WORKERS
         agents, public = free_port(), free_port()
         settings = self.folder / f"{name}.toml"
         settings.write_text(
-            f'[relay]\nname = "{name}"\nstate_dir = "{name}-state"\n'
+            f'[relay]\nname = "{name}"\nstate_dir = "{name}-state"\nworkers = {workers}\n'
             f'[listeners.agents]\nkind = "agents"\nlisten = ["{self.agents_host}:{agents}"]\n'
             f'transports = ["quic", "h2", "direct"]\n'
             f'[listeners.public]\nkind = "public"\nlisten = ["127.0.0.1:{public}"]\n'

@@ -25,6 +25,9 @@ class ScriptedDesk:
     drains: int = 0
     renewed: list[str] = field(default_factory=list)
 
+    async def gather(self) -> None:
+        """Nobody else knows anything."""
+
     def obstacle(self) -> str | None:
         return self.why_not
 

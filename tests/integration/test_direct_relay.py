@@ -29,7 +29,7 @@ from tunnel.protocol.direct import SPARES_LIMIT
 from tunnel.protocol.messages import StreamKind, Welcome
 from tunnel.relay.counts import RelayVisits
 from tunnel.relay.spares import Spares
-from tunnel.relay.status import View
+from tunnel.relay.status import OneProcess
 from tunnel.settings.values import GrantLimits, RelayLimits, RelaySettings, RelayTimeouts
 from tunnel.tls.identity import generate
 
@@ -48,7 +48,7 @@ class Scene:
     hello: bytes  # of each visitor
 
     @property
-    def view(self) -> View:
+    def view(self) -> OneProcess:
         view = self.stage.relay.view
         assert view is not None
         return view

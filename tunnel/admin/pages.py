@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 
 class Desk(Protocol):
-    """What a running program says of itself, and what may be asked of it. Nothing here waits."""
+    """What a running program says of itself, and what may be asked of it.
+
+    Nothing here waits but `gather`.
+    """
+
+    async def gather(self) -> None:
+        """Bring up to date what other processes know; called before anything else is asked."""
 
     def obstacle(self) -> str | None:
         """Return why the program is not ready in one line, None if it is."""
@@ -77,6 +83,7 @@ def read_only_pages(desk: Desk) -> Pages:
         return Answer(f"{obstacle or 'ready'}\n".encode(), status, TEXT)
 
     async def metrics(_request: Request) -> Answer:
+        await desk.gather()
         from tunnel.admin.metrics import MEDIA_TYPE  # noqa: PLC0415 - as above
 
         return Answer(exposition().text(), media_type=MEDIA_TYPE)
@@ -88,6 +95,7 @@ def control_pages(desk: Desk, more: Pages) -> Pages:
     """Return what stands behind the control socket; `more` are pages of one program only."""
 
     async def status(_request: Request) -> Answer:
+        await desk.gather()
         return json_answer(desk.status())
 
     async def drain(_request: Request) -> Answer:

@@ -28,6 +28,9 @@ class ClientDesk:
         self._stop = stop
         self._since = asyncio.get_running_loop().time()
 
+    async def gather(self) -> None:
+        """Do nothing: all is known here."""
+
     def obstacle(self) -> str | None:
         return DRAINING if self._stop.is_set() else obstacle_of(self._client.info())
 

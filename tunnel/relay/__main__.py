@@ -6,7 +6,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunnel.relay.server import Opening
+    from collections.abc import Callable
+
+    from tunnel.relay.server import Opening, Relay
+    from tunnel.relay.workers.head import Head
+    from tunnel.runtime.activation import InheritedSockets
     from tunnel.runtime.findings import Finding, Status
     from tunnel.runtime.notify import Notifier
     from tunnel.runtime.signals import Signals
@@ -28,7 +32,6 @@ def serve(settings: "RelaySettings") -> int:
     from tunnel.admin.reloads import Attended, reload_pages  # noqa: PLC0415 - as above
     from tunnel.cli.again import relay_settings  # noqa: PLC0415 - as above
     from tunnel.relay.desk import RelayDesk  # noqa: PLC0415 - as above
-    from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
     from tunnel.runtime.activation import inherited_sockets  # noqa: PLC0415 - as above
     from tunnel.runtime.daemon import run_daemon  # noqa: PLC0415 - as above
     from tunnel.runtime.reloading import Reloader  # noqa: PLC0415 - as above
@@ -43,7 +46,7 @@ def serve(settings: "RelaySettings") -> int:
             started.set()
 
         with closing(inherited_sockets(os.environ)) as inherited:
-            relay = Relay(settings, on_open=open_up, inherited=inherited)
+            relay = make_relay(settings, open_up, inherited)
             desk = RelayDesk(relay, signals.stop)
             reception = Reception(desk, settings.state_dir)
             attended = Attended(relay, reception)
@@ -55,6 +58,21 @@ def serve(settings: "RelaySettings") -> int:
             )
 
     return run_daemon("relay", settings.log, run)
+
+
+def make_relay(
+    settings: "RelaySettings",
+    on_open: "Callable[[Opening], None]",
+    inherited: "InheritedSockets",
+) -> "Head | Relay":
+    """Return a relay of as many processes as settings say; raises SettingsError."""
+    if settings.workers > 1:
+        from tunnel.relay.workers.head import Head  # noqa: PLC0415 - of few relays
+
+        return Head(settings, on_open=on_open, inherited=inherited)
+    from tunnel.relay.server import Relay  # noqa: PLC0415 - as above
+
+    return Relay(settings, on_open=on_open, inherited=inherited)
 
 
 async def examine(settings: "RelaySettings", status: "Status | None") -> "list[Finding]":

@@ -57,6 +57,10 @@ class SettingsAdmission:
         return SettingsAdmission(settings, own_names, self._known)
 
     async def decide(self, claim: Claim, peer: Address) -> Decision:
+        return self.settle(claim, peer)
+
+    def settle(self, claim: Claim, peer: Address) -> Decision:
+        """As `decide`, and at once."""
         try:
             return self.judge(claim.fingerprint, claim.names)
         except Refused:

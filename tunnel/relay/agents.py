@@ -307,13 +307,13 @@ class Agents:
 
     async def _serve_name(self, link: Link, wish: Serve, bound: Log) -> None:
         kinds = Kinds(visitors=wish.visitors, challenge=wish.challenge)
-        outcome = self._registry.serve(link, wish.name, kinds, renewal=wish.renewal)
+        outcome = await self._registry.agree(link, wish.name, kinds, renewal=wish.renewal)
         for loser in outcome.superseded:
             bound.info("took over", name=wish.name, superseded=loser.label)
             self.farewell.dismiss(loser)
         for other in outcome.given_up:
             bound.info("validation given up", name=wish.name, session=other.session.label)
-            self.crowd.start(_tell_given_up(other, wish.name))
+            self.crowd.start(tell_given_up(other, wish.name))
         await link.channel.send(_answer(wish.name, outcome))
         now = outcome.kinds
         bound.debug("serving", name=wish.name, visitors=now.visitors, challenge=now.challenge)
@@ -345,7 +345,7 @@ def _answer(name: str, outcome: ServeOutcome) -> Serving:
     return Serving(name, now.visitors, now.challenge, reason, outcome.retry_after, message)
 
 
-async def _tell_given_up(link: Link, name: str) -> None:
+async def tell_given_up(link: Link, name: str) -> None:
     """Say unasked that validations no longer come here; a client that does not read is cut."""
     visitors = link.serving[name].visitors if name in link.serving else False
     await link.channel.send(Serving(name, visitors, challenge=False, reason=Reason(Code.TIMEOUT)))

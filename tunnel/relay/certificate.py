@@ -4,6 +4,7 @@ Until an authority has issued the first one, a self-signed certificate stands in
 the same key, so that a pin holds from the first start on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,11 +38,18 @@ class Source:
 class OwnCertificate:
     """Owns the slot of the agents listeners; `upkeep` is what has to run while they listen.
 
+    `swapped` is told of each certificate that takes the place of another.
     Raises SettingsError, NotWritable where there is no certificate to begin with.
     """
 
-    def __init__(self, settings: RelaySettings, validations: OwnValidations) -> None:
+    def __init__(
+        self,
+        settings: RelaySettings,
+        validations: OwnValidations,
+        swapped: Callable[[Certificate], None] = lambda _certificate: None,
+    ) -> None:
         self._validations = validations
+        self._swapped = swapped
         self._source = self._found(settings)
         self.slot = CertificateSlot(self._source.certificate)
 
@@ -100,6 +108,7 @@ class OwnCertificate:
 
     def _swap(self, certificate: Certificate) -> None:
         self.slot.swap(certificate)
+        self._swapped(certificate)
         log.info("new certificate for new connections", pin=f"sha256:{certificate.pin.hex()}")
 
 

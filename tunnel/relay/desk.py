@@ -24,7 +24,12 @@ STARTING = "starting: nothing is listened on yet"
 class Viewed(Protocol):
     """A relay, as far as it is looked at."""
 
-    view: View | None  # None until it listens
+    @property
+    def view(self) -> View | None:
+        """What runs; None until it listens."""
+
+    async def gather(self) -> None:
+        """As of tunnel.admin.pages.Desk."""
 
 
 class RelayDesk:
@@ -42,6 +47,9 @@ class RelayDesk:
     def pages(self) -> Pages:
         """What only a relay has."""
         return {"/explain": {"GET": self._explain}}
+
+    async def gather(self) -> None:
+        await self._relay.gather()
 
     def obstacle(self) -> str | None:
         view = self._relay.view
@@ -82,6 +90,7 @@ class RelayDesk:
         return view
 
     async def _explain(self, request: Request) -> Answer:
+        await self._relay.gather()
         view = self._started()
         names = own_names(view.settings, view.certificate.slot.current)
         explainer = Explainer(view.settings, names, view.registry, view.budget)

@@ -30,6 +30,7 @@ class Unserved:
 
     said: bytes
     attempts: int = 0
+    may_wait: bool = True  # until somebody comes to serve its name
 
 
 class Errand(Protocol):
@@ -88,7 +89,7 @@ class DirectRouting:
 class Visit:
     """One visitor on its way to its client, by at most ATTEMPTS spares.
 
-    `said` was read from the visitor already. Nothing happens before `attempt` is called.
+    `so_far` is what was read from the visitor and tried already. Nothing happens before `attempt`.
     """
 
     __slots__ = (
@@ -108,17 +109,17 @@ class Visit:
         routing: DirectRouting,
         poller: Poller,
         visitor: socket.socket,
-        said: bytes,
+        so_far: Unserved,
         name: str,
         errand: Errand,
     ) -> None:
         self._routing = routing
         self._poller = poller
         self._visitor = visitor
-        self._said = said
+        self._said = so_far.said
         self._name = name
         self._errand = errand
-        self._attempts = 0
+        self._attempts = so_far.attempts
         self._link: Link | None = None
         self._trial: Trial | None = None
 

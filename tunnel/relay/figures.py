@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tunnel import __version__
 from tunnel.admin.families import Family, counter, counters, gauge, gauges
-from tunnel.relay.status import View, sessions_of
+from tunnel.relay.status import Processes, View, sessions_of
 
 
 def families_of(view: View, uptime: float) -> Iterator[Family]:
@@ -21,6 +21,8 @@ def families_of(view: View, uptime: float) -> Iterator[Family]:
     yield gauge("tunnel_relay_ready", "1 while visitors and clients are let in, else 0.", ready)
     yield from _of_clients(view)
     yield from _of_visitors(view)
+    if view.processes is not None:
+        yield from _of_processes(view.processes)
     yield gauge(
         "tunnel_relay_certificate_expiry_timestamp_seconds",
         "When the certificate that clients see ends, in seconds since 1970.",
@@ -29,7 +31,7 @@ def families_of(view: View, uptime: float) -> Iterator[Family]:
 
 
 def _of_clients(view: View) -> Iterator[Family]:
-    registry, agents = view.registry, view.agents
+    registry = view.registry
     links = registry.links
     transports = Counter(link.connection.binding.transport for link in links)
     yield gauge("tunnel_relay_clients", "Clients that are registered.", len(sessions_of(registry)))
@@ -40,20 +42,20 @@ def _of_clients(view: View) -> Iterator[Family]:
         {(word,): count for word, count in transports.items()},
     )
     yield gauge(
-        "tunnel_relay_handshakes", "Connections that are registering now.", agents.unregistered
+        "tunnel_relay_handshakes", "Connections that are registering now.", view.unregistered
     )
     yield counters(
         "tunnel_relay_registrations_refused",
         "Registrations that were refused, by code.",
         ("code",),
-        {(code,): count for code, count in agents.registrations.refused.items()},
+        {(code,): count for code, count in view.registrations.refused.items()},
     )
     streams = sum(link.streams for link in links)
     yield gauge("tunnel_relay_streams", "Streams that are open to clients.", streams)
 
 
 def _of_visitors(view: View) -> Iterator[Family]:
-    visits, tally = view.front.visits, view.registry.tally
+    visits, tally = view.visits, view.registry.tally
     yield gauge("tunnel_relay_visitors", "Visitors who are connected now.", visits.open)
     yield counter(
         "tunnel_relay_visitors_accepted", "Visitors whose ClientHello was read.", visits.total
@@ -78,12 +80,12 @@ def _of_visitors(view: View) -> Iterator[Family]:
     )
     yield from _of_direct(view)
     yield gauge(
-        "tunnel_relay_parked_bytes", "Bytes held for readers that are slow.", view.parked.used
+        "tunnel_relay_parked_bytes", "Bytes held for readers that are slow.", view.parked_bytes
     )
 
 
 def _of_direct(view: View) -> Iterator[Family]:
-    direct, spares = view.ways.direct, view.ways.spares
+    direct, spares = view.direct, view.spares
     yield gauge("tunnel_relay_direct_visitors", "Visitors on direct connections now.", direct.open)
     yield counter(
         "tunnel_relay_direct_visits", "Direct connections that visitors were given.", direct.total
@@ -102,4 +104,18 @@ def _of_direct(view: View) -> Iterator[Family]:
         "Direct connections that were not accepted, by reason.",
         ("reason",),
         {(reason,): count for reason, count in spares.refused.items()},
+    )
+
+
+def _of_processes(processes: Processes) -> Iterator[Family]:
+    yield gauge(
+        "tunnel_relay_workers", "Processes that meet visitors and clients.", len(processes.pids)
+    )
+    yield counter(
+        "tunnel_relay_worker_restarts", "Times that one of them was begun anew.", processes.restarts
+    )
+    yield counter(
+        "tunnel_relay_handed_over",
+        "Connections that one of them has handed to another, which serves their name.",
+        processes.handed_over,
     )

@@ -2,12 +2,15 @@
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import partial
 from itertools import count
+from typing import Protocol
 
 from tunnel.errors import Code, Refused, RemoteProtocolError, StreamReset
 from tunnel.log import get_log
+from tunnel.protocol.direct import Prelude
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
 from tunnel.protocol.messages import StreamHeader, StreamKind, leading_alpn
 from tunnel.relay.agents import Entry
@@ -43,8 +46,33 @@ class Ways:
     spares: Spares
 
 
+class Fate(Enum):
+    """What becomes of a visitor who may belong to another process."""
+
+    STAYS = auto()
+    AWAITED = auto()  # nobody serves the name now, but may soon, here or elsewhere
+    STAYED = auto()  # for as long as one may be held, and nobody came
+    LEFT = auto()  # with its descriptor; the socket here is only to be closed
+
+
+class Elsewhere(Protocol):
+    """Other processes, to which a socket may be handed that they know more about."""
+
+    def take(self, sock: socket.socket, guest: Guest, so_far: Unserved | None = None) -> Fate:
+        """Hand a visitor to the process that serves its name, if another one does.
+
+        `so_far` is what was read off the socket. Raises Refused where that process has no room.
+        """
+
+    async def wait(self, sock: socket.socket, guest: Guest, so_far: Unserved | None) -> Fate:
+        """The same for one that is AWAITED, as long as a visitor may be held."""
+
+    def take_spare(self, sock: socket.socket, prelude: Prelude) -> bool:
+        """Hand a spare to the process of its session; False if that is this one."""
+
+
 class Front:
-    """Meets everybody who connects by TCP."""
+    """Meets everybody who connects by TCP; `elsewhere` are other processes that do so too."""
 
     def __init__(
         self,
@@ -52,12 +80,16 @@ class Front:
         ways: Ways,
         take_agent: Callable[[socket.socket, Address, Entry], None],
         own: OwnValidations,
+        elsewhere: Elsewhere | None = None,
+        per_address: AddressCounts | None = None,
     ) -> None:
         self.hello_timeout = settings.timeouts.client_hello
         self.ways = ways
         self.take_agent = take_agent
         self._own = own
-        self.per_address = AddressCounts(settings.limits.visitors_per_address)
+        self.elsewhere = elsewhere
+        self.per_address = per_address or AddressCounts(0)
+        self.per_address.limit = settings.limits.visitors_per_address
         self._numbers = count(1)
         self.visits = RelayVisits()
         self.crowd = Crowd("visitor")
@@ -75,20 +107,35 @@ class Front:
             for sock, peer in await listener.accept_some():
                 Newcomer(self, self._poller, sock, door).begin(peer)
 
+    def welcome(self, sock: socket.socket, guest: Guest, so_far: Unserved | None) -> None:
+        """Meet a visitor that another process has handed over; it stays here."""
+        Newcomer(self, self._poller, sock, None).resume(guest, so_far)
+
+    def welcome_spare(self, sock: socket.socket, prelude: Prelude) -> None:
+        """Keep a spare that another process has handed over, or close it."""
+        try:
+            self.ways.spares.accept(sock, prelude)
+        except (Refused, OSError) as error:
+            log.debug("spare not kept", cause=error)
+            sock.close()
+
     async def forward(
-        self, visitor: Stream, so_far: Unserved, guest: Guest, listener: ListenerSettings
+        self, visitor: Stream, so_far: Unserved, guest: Guest, *, is_wrong_door: bool
     ) -> None:
         """Take the visitor to its client, or tell it why not; our own validations stay here."""
         name, hello = guest.hello.required_name, so_far.said
         try:
-            if listener.kind == "agents":
+            if is_wrong_door:
                 self.visits.turned_away[Code.NOT_SERVING.word] += 1
                 await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
             elif guest.kind is Arrival.VALIDATION and name in self._own:
                 await self._validate(visitor, hello, guest)
             else:
                 reopenings = REOPENINGS - so_far.attempts
-                await self.ways.routing.forward(visitor, hello, self.header(guest), reopenings)
+                header, may_wait = self.header(guest), so_far.may_wait
+                await self.ways.routing.forward(
+                    visitor, hello, header, reopenings, may_wait=may_wait
+                )
                 self.visits.validations_client += guest.kind is Arrival.VALIDATION
         except Refused as refusal:
             log.debug("visitor not served", name=name, peer=guest.caller.peer, cause=refusal)
@@ -128,7 +175,8 @@ class Newcomer:
     """Somebody who has connected: what they want, and on if a direct connection takes them.
 
     None of that needs a task; whoever goes on in other ways is given one. A place of its address
-    is held all the while, but for clients and their spares.
+    is held all the while, but for clients and their spares. Without a door they have come from
+    another process, and stay in this one.
     """
 
     __slots__ = (
@@ -145,7 +193,7 @@ class Newcomer:
 
     _guest: Guest  # once it is met
 
-    def __init__(self, front: Front, at: Poller, sock: socket.socket, door: Door) -> None:
+    def __init__(self, front: Front, at: Poller, sock: socket.socket, door: Door | None) -> None:
         self._front = front
         self._poller = at
         self._sock = sock
@@ -158,8 +206,22 @@ class Newcomer:
     def begin(self, peer: Address) -> None:
         """Find out what they want."""
         self._front.crowd.enter(self)
-        self._greeting = Greeting(self._poller, self._sock, peer, self._door, self)
-        self._greeting.begin(self._front.hello_timeout)
+        if self._door is not None:
+            self._greeting = Greeting(self._poller, self._sock, peer, self._door, self)
+            self._greeting.begin(self._front.hello_timeout)
+
+    def resume(self, guest: Guest, so_far: Unserved | None) -> None:
+        """Take a visitor on that another process has met."""
+        self._front.crowd.enter(self)
+        self._guest = guest
+        try:
+            self.admit(guest.caller.peer)
+            self._take_on(so_far)
+        except (OSError, Refused) as error:
+            self.failed(error)
+        except BaseException:
+            self._close()
+            raise
 
     def cut(self) -> None:
         """End it, whatever it has come to."""
@@ -187,8 +249,7 @@ class Newcomer:
     def met(self, guest: Guest | Offered) -> None:
         try:
             if isinstance(guest, Offered):
-                self._front.ways.spares.accept(self._sock, guest.prelude)
-                self._end()
+                self._keep_spare(guest.prelude)
             else:
                 self._receive(guest)
         except (OSError, Refused) as error:
@@ -197,24 +258,53 @@ class Newcomer:
             self._close()
             raise
 
+    def _keep_spare(self, prelude: Prelude) -> None:
+        elsewhere = self._front.elsewhere
+        if elsewhere is not None and elsewhere.take_spare(self._sock, prelude):
+            self._leave()
+        else:
+            self._front.ways.spares.accept(self._sock, prelude)
+            self._end()
+
     def _receive(self, guest: Guest) -> None:
         """Take in a client, a visitor, or an authority that validates a name."""
-        front, settings = self._front, self._door.settings
         self._guest = guest
-        if guest.kind is Arrival.AGENT:
+        if guest.kind is Arrival.AGENT and self._door is not None:
             self._poller.forget(self._sock)
-            entry = Entry.by(self._door.listener, settings)
-            front.take_agent(self._sock, guest.caller.peer, entry)
+            entry = Entry.by(self._door.listener, self._door.settings)
+            self._front.take_agent(self._sock, guest.caller.peer, entry)
             self._end()
-            return
-        hello = self._sock.recv(guest.hello.size)
-        if guest.kind is Arrival.VALIDATION or settings.kind == "agents":
-            self.unserved(Unserved(hello))
+        elif self._is_wrong_door or not self._is_elsewhere(None):
+            self._take_on(None)
+
+    @property
+    def _is_wrong_door(self) -> bool:
+        return self._door is not None and self._door.settings.kind == "agents"
+
+    def _is_elsewhere(self, so_far: Unserved | None) -> bool:
+        """Hand the visitor over, or see whether somebody comes, if that is to be done."""
+        elsewhere = self._front.elsewhere
+        if elsewhere is None or self._door is None:
+            return False
+        fate = elsewhere.take(self._sock, self._guest, so_far)
+        if fate is Fate.LEFT:
+            self._leave()
+        elif fate is Fate.AWAITED:
+            self._give(partial(self._wait, elsewhere, so_far))
+        return fate is not Fate.STAYS
+
+    def _take_on(self, so_far: Unserved | None) -> None:
+        """Take the visitor to its client from here."""
+        front, guest = self._front, self._guest
+        so_far = so_far or Unserved(self._sock.recv(guest.hello.size))
+        if guest.kind is Arrival.VALIDATION or self._is_wrong_door:
+            self._give(partial(self._forward, so_far))
             return
         self._is_visitor = True
         front.visits.enter()
         name = guest.hello.required_name
-        visit = self._visit = Visit(front.ways.direct, self._poller, self._sock, hello, name, self)
+        visit = Visit(front.ways.direct, self._poller, self._sock, so_far, name, self)
+        self._visit = visit
         visit.attempt()
 
     # -- what the visit tells
@@ -227,13 +317,32 @@ class Newcomer:
 
     def unserved(self, visitor: Unserved) -> None:
         self._visit = None
-        self._give(partial(self._forward, visitor))
+        try:
+            is_gone = bool(visitor.attempts) and self._is_elsewhere(visitor)
+        except Refused as error:
+            self.failed(error)
+            return
+        if not is_gone:
+            self._give(partial(self._forward, visitor))
 
     # -- tasks, where there are any
 
     async def _forward(self, so_far: Unserved) -> None:
-        visitor = await wrap(self._sock)
-        await self._front.forward(visitor, so_far, self._guest, self._door.settings)
+        visitor, is_wrong_door = await wrap(self._sock), self._is_wrong_door
+        await self._front.forward(visitor, so_far, self._guest, is_wrong_door=is_wrong_door)
+
+    async def _wait(self, elsewhere: Elsewhere, so_far: Unserved | None) -> None:
+        """Have the visitor wait for whoever comes to serve its name, anywhere."""
+        try:
+            fate = await elsewhere.wait(self._sock, self._guest, so_far)
+            if fate is Fate.LEFT:
+                self._sock.close()
+                return
+            so_far = so_far or Unserved(self._sock.recv(self._guest.hello.size))
+        except BaseException:
+            self._sock.close()
+            raise
+        await self._forward(replace(so_far, may_wait=fate is not Fate.STAYED))
 
     async def _answer(self, answer: bytes) -> None:
         await turn_away(await wrap(self._sock), answer)
@@ -251,6 +360,11 @@ class Newcomer:
             self._end()
 
     # -- the end
+
+    def _leave(self) -> None:
+        """Let go of a socket that another process has: the poller would hear of it for ever."""
+        self._poller.forget(self._sock)
+        self._close()
 
     def _close(self) -> None:
         self._poller.close(self._sock)

@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from tunnel.errors import ListenFailed
 from tunnel.log import get_log
@@ -42,12 +43,41 @@ class Bound:
 Sockets = Mapping[Socket, Bound]
 
 
-class Ports:
-    """What a relay listens on now; `bind` and `adopt` are the two phases of a change."""
+class Opener(Protocol):
+    """Whoever opens one socket more."""
+
+    async def open(self, wanted: Socket, beside: Address | None) -> Door | None:
+        """Return what listens there; None where it is not to be listened.
+
+        `beside` is where a TCP socket of the same address was bound already. Raises ListenFailed,
+        OSError.
+        """
+
+
+class OwnSockets:
+    """Opens sockets of this process's own, or those that it was passed; an Opener."""
 
     def __init__(self, doors: Doors, inherited: InheritedSockets) -> None:
         self._doors = doors
         self._inherited = inherited
+
+    async def open(self, wanted: Socket, beside: Address | None) -> Door:
+        layer, address, _ = wanted
+        place: Address | socket.socket = address
+        if isinstance(address, InheritedAddress):
+            place = self._inherited.take(address, KINDS[layer])
+        if layer == "tcp":
+            return TcpListener(place)
+        if address.port == 0 and beside is not None:
+            place = beside  # chosen once, and both protocols share it
+        return await listen_datagrams(place, self._doors.slot, self._doors.options)
+
+
+class Ports:
+    """What a relay listens on now; `bind` and `adopt` are the two phases of a change."""
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
         self._without_ipv6: set[Socket] = set()  # told once
         self.bound: Sockets = {}
 
@@ -100,16 +130,11 @@ class Ports:
         self, wanted: Socket, listener: ListenerSettings, sockets: Sockets
     ) -> Door | None:
         """Return one more open socket; None for IPv6 where there is none."""
-        layer, address, whose = wanted
+        _, address, whose = wanted
         table = dotted(("listeners", listener.name))
         try:
-            place = self._place(layer, address)
-            if layer == "tcp":
-                return TcpListener(place)
             beside = sockets.get(("tcp", address, whose))
-            if address.port == 0 and beside is not None:
-                place = beside.address  # chosen once, and both protocols share it
-            return await listen_datagrams(place, self._doors.slot, self._doors.options)
+            return await self._opener.open(wanted, beside.address if beside else None)
         except ListenFailed as fault:
             raise ListenFailed(f"{table}: {fault}", f"{table}.listen") from fault
         except OSError as fault:
@@ -120,12 +145,6 @@ class Ports:
             self._without_ipv6.add(wanted)
             log.warning("no IPv6 here", listener=listener.name, address=address)
         return None
-
-    def _place(self, layer: str, address: Address) -> Address | socket.socket:
-        """Return where to listen: the address, or the socket that was bound to it for us."""
-        if isinstance(address, InheritedAddress):
-            return self._inherited.take(address, KINDS[layer])
-        return address
 
 
 def _check_way_in(sockets: Sockets) -> None:

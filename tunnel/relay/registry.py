@@ -1,4 +1,4 @@
-"""Who serves which name: the only owner of that state. It decides and never awaits."""
+"""Who serves which name: the only owner of that state. What it decides, it decides at once."""
 
 import secrets
 from collections.abc import Callable, Container, Iterable
@@ -85,10 +85,10 @@ class Registry:
         if use is None:
             limits = decision.limits
             use = ClientUse(limits, bucket=client_bucket(limits, self._clock()))
-        self._check_caps(use)
+        _check_caps(use, self.connections, self.connections_max)
         session = self._sessions.get(key)
         if session is None:
-            token = secrets.token_bytes(16)
+            token = self._new_token()
             tally = Tally(self.tally)
             session = Session(token, *key, use, tally, is_replica=claimant.is_replica)
             self._sessions[key] = session
@@ -100,13 +100,8 @@ class Registry:
         session.links.append(link)
         return link
 
-    def _check_caps(self, use: ClientUse) -> None:
-        if self.connections >= self.connections_max:
-            message = "the relay has no room for more connections"
-            raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
-        if use.connections >= use.limits.connections:
-            message = f"{use.connections} connections with this key already"
-            raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
+    def _new_token(self) -> bytes:
+        return secrets.token_bytes(16)
 
     def leave(self, link: Link) -> None:
         """Forget the link, and its session with the last one; a second call does nothing."""
@@ -134,6 +129,10 @@ class Registry:
             del self._uses[fingerprint]
 
     # -- serving
+
+    async def agree(self, link: Link, name: str, kinds: Kinds, *, renewal: bool) -> ServeOutcome:
+        """As `serve`; where another process has a say, it is asked first."""
+        return self.serve(link, name, kinds, renewal=renewal)
 
     def serve(self, link: Link, name: str, kinds: Kinds, *, renewal: bool = False) -> ServeOutcome:
         """Apply a `serve` of the link; returns what is in force for it from now on.
@@ -205,6 +204,10 @@ class Registry:
 
     def _supersede(self, loser: Session, successor: Session) -> None:
         self._inherit(loser, successor)
+        self._stand_down(loser)
+
+    def _stand_down(self, loser: Session) -> None:
+        """Let the session serve nothing any more."""
         for link in loser.links:
             link.state = LinkState.SUPERSEDED
             names = list(link.serving)
@@ -292,6 +295,16 @@ class Registry:
         for name in link.serving:
             self._waiting.wake(name)
         return True
+
+
+def _check_caps(use: ClientUse, connections: int, connections_max: int) -> None:
+    """Raise Refused(BUSY) if the relay or the client may not have one connection more."""
+    if connections >= connections_max:
+        message = "the relay has no room for more connections"
+        raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
+    if use.connections >= use.limits.connections:
+        message = f"{use.connections} connections with this key already"
+        raise Refused(Code.BUSY, message, FULL_RETRY_INTERVAL)
 
 
 def _refused(kinds: Kinds, refusal: Refused, superseded: tuple[Session, ...] = ()) -> ServeOutcome:

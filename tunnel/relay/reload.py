@@ -1,7 +1,8 @@
 """A relay's reload: what is read first, and what follows for those who are here already."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from tunnel.errors import Code, Refused
 from tunnel.log import get_log
@@ -10,11 +11,10 @@ from tunnel.relay.admission import SettingsAdmission
 from tunnel.relay.agents import Agents
 from tunnel.relay.budget import RegisteredDomains
 from tunnel.relay.certificate import Source
-from tunnel.relay.farewell import Farewell
 from tunnel.relay.front import Front, Ways
 from tunnel.relay.listening import Bound, Ports, Sockets
 from tunnel.relay.registry import NOTHING, Registry
-from tunnel.relay.sessions import Session
+from tunnel.relay.sessions import Link, Session
 from tunnel.runtime.rota import Rota
 from tunnel.runtime.supervision import Work, restarted
 from tunnel.settings.values import RelaySettings
@@ -74,9 +74,17 @@ class Rooms:
         return lambda: self.agents.accept_from(listener, bound.settings)
 
 
-def review(
-    registry: Registry, farewell: Farewell, admission: SettingsAdmission, now: float
-) -> None:
+class Usher(Protocol):
+    """Whoever tells clients what they have lost; see Farewell."""
+
+    def expel(self, links: Iterable[Link], code: Code, message: str) -> None:
+        """Close connections, saying why."""
+
+    def take_names(self, link: Link, names: Iterable[str], code: Code) -> None:
+        """Tell a client unasked that it serves these names no more."""
+
+
+def review(registry: Registry, farewell: Usher, admission: SettingsAdmission, now: float) -> None:
     """Take from every session what it would not be granted any more, and give it its limits.
 
     One that is left with nothing is closed, with the code of the refusal.
@@ -93,7 +101,7 @@ def review(
             _take_names(registry, farewell, session, lost, code)
 
 
-def _expel(registry: Registry, farewell: Farewell, session: Session, refusal: Refused) -> None:
+def _expel(registry: Registry, farewell: Usher, session: Session, refusal: Refused) -> None:
     log.info("session ended", session=session.label, code=refusal.code.word)
     links = list(session.links)
     for link in links:
@@ -102,7 +110,7 @@ def _expel(registry: Registry, farewell: Farewell, session: Session, refusal: Re
 
 
 def _take_names(
-    registry: Registry, farewell: Farewell, session: Session, names: set[str], code: Code
+    registry: Registry, farewell: Usher, session: Session, names: set[str], code: Code
 ) -> None:
     log.info("names taken back", session=session.label, names=sorted(names))
     session.granted -= names

@@ -48,13 +48,19 @@ class Routing:
         hello: bytes,
         header: StreamHeader,
         reopenings: int = REOPENINGS,
+        *,
+        may_wait: bool = True,
     ) -> None:
         """Forward until both sides have ended; `hello` was read from the visitor already.
 
+        Where nobody serves the name, a visitor that `may_wait` is held as long as settings say.
         After a first attempt that nobody answers there are up to `reopenings` more.
         Raises Refused if nobody answered: the visitor is untouched then. Otherwise the visitor
         has ended or was cut.
         """
+        challenge = header.kind is StreamKind.CHALLENGE
+        if not may_wait and self._registry.route(header.name, challenge=challenge) is None:
+            raise Refused(Code.NOT_SERVING, "nobody came to serve the name")
         use = (await self._find(header)).session.use
         async with use.stream_place(self._timeouts.open_stream):
             replay = ReplayableVisitor(visitor, hello, asyncio.get_running_loop().time)

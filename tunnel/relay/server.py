@@ -6,24 +6,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
-from tunnel.errors import SettingsError
+from tunnel.errors import LocalProtocolError, SettingsError
 from tunnel.log import get_log
 from tunnel.relay.admission import Admission, SettingsAdmission
 from tunnel.relay.agents import Agents, Door, Doors
 from tunnel.relay.budget import RegisteredDomains
-from tunnel.relay.budget_file import budget_of
-from tunnel.relay.certificate import SELF_SIGNED_NAME, OwnCertificate
+from tunnel.relay.certificate import SELF_SIGNED_NAME
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.direct import DirectRouting
 from tunnel.relay.front import Front, Ways
-from tunnel.relay.known_keys import KnownKeys
 from tunnel.relay.listening import Bound, Ports, Sockets, close
-from tunnel.relay.registry import Registry
 from tunnel.relay.reload import Readied, Rooms, expected_names, review
 from tunnel.relay.routing import Routing
 from tunnel.relay.sessions import Link
 from tunnel.relay.state import own_names, prepare_state, reset_key
-from tunnel.relay.status import Listening, View
+from tunnel.relay.station import Station, alone
+from tunnel.relay.status import Listening, OneProcess
 from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.activation import InheritedSockets
 from tunnel.runtime.rota import Rota
@@ -33,7 +31,7 @@ from tunnel.settings.values import RelaySettings
 from tunnel.stream import Address
 from tunnel.tls.certificates import dns_names
 from tunnel.tls.slots import Certificate
-from tunnel.transport.options import TransportOptions
+from tunnel.transport.options import Share, TransportOptions
 from tunnel.transport.parking import ParkingBudget
 from tunnel.transport.tcp import TcpListener
 
@@ -66,8 +64,9 @@ class Relay:
     """A relay on `settings`: `run` it until `stop` is set.
 
     `admission` takes the place of the settings' own rules; `on_open` is called once everything
-    listens; `inherited` are the sockets that `fd:` in settings speaks of. Raises SettingsError if
-    keys, certificates or the state directory cannot be used.
+    listens; `inherited` are the sockets that `fd:` in settings speaks of; `station` is its place
+    among several processes. Raises SettingsError if keys, certificates or the state directory
+    cannot be used.
     """
 
     def __init__(
@@ -77,6 +76,7 @@ class Relay:
         admission: Admission | None = None,
         on_open: Callable[[Opening], None] | None = None,
         inherited: InheritedSockets | None = None,
+        station: Station | None = None,
     ) -> None:
         prepare_state(settings.state_dir)
         self._settings = settings
@@ -84,25 +84,30 @@ class Relay:
         self._inherited = inherited or InheritedSockets()
         self._count: Callable[[], Census] = Census
         self._validations = OwnValidations()
-        self._certificate = OwnCertificate(settings, self._validations)
-        self._doors = Doors(self._certificate.slot, _options(settings))
-        if admission is None:
-            known = KnownKeys(settings.state_dir / "known-keys")
-            own = own_names(settings, self._certificate.slot.current)
-            admission = SettingsAdmission(settings, own, known)
-        self._admission = admission
-        self._budget = budget_of(settings)
-        self.view: View | None = None  # of what runs, while it listens
+        self._station = station or alone(settings, self._validations, self._inherited, admission)
+        self._certificate = self._station.certificate
+        self._doors = Doors(self._certificate.slot, _options(settings, self._station.share))
+        self._admission = self._station.admission
+        self._budget = self._station.budget
+        self.view: OneProcess | None = None  # of what runs, while it listens
         self._rooms: Rooms | None = None  # while it runs
 
     def census(self) -> Census:
         """Return how many there are of everybody; nobody before `run`."""
         return self._count()
 
+    async def gather(self) -> None:
+        """Do nothing: one process knows all of itself."""
+
     @property
     def settings(self) -> RelaySettings:
         """The settings in force."""
         return self._settings
+
+    @property
+    def rooms(self) -> Rooms | None:
+        """The parts of it, while it runs."""
+        return self._rooms
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listen and serve until `stop` is set, then drain. Raises ListenFailed."""
@@ -120,7 +125,8 @@ class Relay:
                 rooms.arrange(sockets, self._certificate.upkeep)
                 self._rooms = rooms
                 if self._on_open is not None:
-                    self._on_open(self._opening(sockets.values()))
+                    certificate = self._doors.slot.current
+                    self._on_open(opening_of(self._settings, certificate, sockets.values()))
                 await first_of(lambda: _wait(stop), rooms.rota.run)
                 self._rooms = None
                 await ports.close()
@@ -135,17 +141,25 @@ class Relay:
         clock = asyncio.get_running_loop().time
         challenges = Challenges(self._budget, clock)
         expected = expected_names(settings)
-        registry = Registry(settings.limits.connections, expected, challenges, clock)
+        station = self._station
+        registry = station.registry(settings.limits.connections, expected, challenges, clock)
         agents = Agents(settings, registry, self._admission, self._doors)
         routing = Routing(settings.timeouts, registry)
         spares = self._doors.spares
         ways = Ways(routing, DirectRouting(settings.timeouts, registry, spares), spares)
-        front = Front(settings, ways, agents.take_socket, self._validations)
-        ports = Ports(self._doors, self._inherited)
+        front = Front(
+            settings,
+            ways,
+            agents.take_socket,
+            self._validations,
+            station.elsewhere(registry),
+            station.visitors_per_address,
+        )
+        ports = Ports(station.opener(self._doors))
         return Rooms(registry, agents, ways, front, ports, Rota())
 
-    def _view(self, rooms: Rooms) -> View:
-        return View(
+    def _view(self, rooms: Rooms) -> OneProcess:
+        return OneProcess(
             settings=self._settings,
             listening=lambda: map(_listening, rooms.ports.bound.values()),
             registry=rooms.registry,
@@ -165,21 +179,22 @@ class Relay:
         What has not changed is not touched. Raises SettingsError if anything of them cannot be
         used, or needs a restart, and ListenFailed. To be called while `run` runs, one at a time.
         """
-        plan, rooms = check_live(self._settings, settings), self._rooms
-        if rooms is None:
-            raise SettingsError([NOT_RUNNING])
-        readied = await self._ready(settings, rooms)
+        plan = check_live(self._settings, settings)
+        readied = await self.ready(settings)
         # From here on nothing is awaited and nothing can fail.
-        gone = self._adopt(rooms, readied)
+        gone = self.adopt(readied)
         await close(gone)
         return plan
 
-    async def _ready(self, settings: RelaySettings, rooms: Rooms) -> Readied:
+    async def ready(self, settings: RelaySettings) -> Readied:
         """Bind and read what other settings need; nothing that runs is touched.
 
         What is read is what is in force when this returns: a certificate that was renewed during
         a wait would be taken back.
         """
+        rooms = self._rooms
+        if rooms is None:
+            raise SettingsError([NOT_RUNNING])
         sockets = await rooms.ports.bind(settings.listeners.values())
         try:
             return self._read(settings, sockets)
@@ -204,8 +219,20 @@ class Relay:
             sockets=sockets,
         )
 
-    def _adopt(self, rooms: Rooms, readied: Readied) -> list[Door]:
-        """Bring what is ready into force; return the doors that are to be closed."""
+    async def forsake(self, readied: Readied) -> None:
+        """Let go of what was made ready."""
+        if self._rooms is not None:
+            await self._rooms.ports.release(readied.sockets)
+
+    def adopt(self, readied: Readied) -> list[Door]:
+        """Bring what is ready into force; return the doors that are to be closed.
+
+        Nothing can fail, as long as it is called in the turn in which `ready` has returned, or
+        before the end of `run`.
+        """
+        rooms = self._rooms
+        if rooms is None:
+            raise LocalProtocolError(NOT_RUNNING)
         settings, options = readied.settings, readied.options
         self._settings = settings
         self._certificate.adopt(readied.source)
@@ -227,15 +254,6 @@ class Relay:
 
     # -- beginning and end
 
-    def _opening(self, bound: Iterable[Bound]) -> Opening:
-        certificate = self._doors.slot.current
-        address = next(each.address for each in bound if each.settings.kind != "public")
-        if ip_address(address.host).is_unspecified:
-            address = Address(_public_host(certificate), address.port)
-        chosen = self._settings.certificate
-        is_lasting = chosen.mode != "acme" or chosen.keep_key
-        return Opening(address, certificate.pin if is_lasting else None)
-
     async def _drain(self, agents: Agents, front: Front) -> None:
         """Let what runs finish, at most `drain_timeout` seconds, and say goodbye to clients."""
         log.info("draining", visitors=len(front.crowd), clients=len(agents.crowd))
@@ -248,6 +266,18 @@ class Relay:
             front.crowd.cancel()
         await agents.part_from_all()
         agents.crowd.cancel()
+
+
+def opening_of(
+    settings: RelaySettings, certificate: Certificate, bound: Iterable[Bound]
+) -> Opening:
+    """Return what is said of a relay that listens on these addresses."""
+    address = next(each.address for each in bound if each.settings.kind != "public")
+    if ip_address(address.host).is_unspecified:
+        address = Address(_public_host(certificate), address.port)
+    chosen = settings.certificate
+    is_lasting = chosen.mode != "acme" or chosen.keep_key
+    return Opening(address, certificate.pin if is_lasting else None)
 
 
 def _census(links: list[Link], visitors: int) -> Census:
@@ -270,7 +300,7 @@ def _listening(bound: Bound) -> Listening:
     return Listening(bound.settings.name, bound.settings.kind, protocol, bound.address)
 
 
-def _options(settings: RelaySettings) -> TransportOptions:
+def _options(settings: RelaySettings, share: Share) -> TransportOptions:
     return TransportOptions(
         flow=settings.flow,
         quic=settings.quic,
@@ -278,6 +308,7 @@ def _options(settings: RelaySettings) -> TransportOptions:
         half_open=settings.limits.half_open,
         handshake_timeout=settings.timeouts.register,
         reset_key=reset_key(settings.state_dir),
+        share=share,
     )
 
 

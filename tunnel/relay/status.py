@@ -2,10 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from heapq import nlargest
+from typing import Protocol
 
 from tunnel import __version__
 from tunnel.admin.answers import Members
@@ -13,7 +14,8 @@ from tunnel.protocol.names import format_fingerprint
 from tunnel.relay.agents import Agents
 from tunnel.relay.budget_file import BudgetFile
 from tunnel.relay.certificate import OwnCertificate
-from tunnel.relay.counts import RefusedClient
+from tunnel.relay.counts import RefusedClient, Registrations, RelayVisits
+from tunnel.relay.direct import DirectRouting
 from tunnel.relay.front import Front, Ways
 from tunnel.relay.registry import Registry
 from tunnel.relay.sessions import Link, Session
@@ -37,9 +39,82 @@ class Listening:
     address: Address
 
 
+class DirectFigures(Protocol):
+    """What is counted of visitors on direct connections."""
+
+    @property
+    def open(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def unanswered(self) -> int: ...
+
+
+class SpareFigures(Protocol):
+    """What is counted of direct connections that wait."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def died(self) -> int: ...
+    @property
+    def refused(self) -> Mapping[str, int]: ...
+    def count(self, session: Session) -> int:
+        """Return how many of a session wait."""
+
+
+class View(Protocol):
+    """What is looked at of a relay that runs."""
+
+    @property
+    def settings(self) -> RelaySettings: ...
+    @property
+    def listening(self) -> Callable[[], Iterable[Listening]]: ...
+    @property
+    def registry(self) -> Registry: ...
+    @property
+    def registrations(self) -> Registrations: ...
+    @property
+    def unregistered(self) -> int: ...
+    @property
+    def visits(self) -> RelayVisits: ...
+    @property
+    def direct(self) -> DirectFigures: ...
+    @property
+    def spares(self) -> SpareFigures: ...
+    @property
+    def certificate(self) -> OwnCertificate: ...
+    @property
+    def budget(self) -> BudgetFile: ...
+    @property
+    def parked_bytes(self) -> int: ...
+    @property
+    def processes(self) -> "Processes | None":
+        """What is counted of several processes; None where there is one."""
+
+    @property
+    def is_draining(self) -> bool: ...
+    def obstacle(self) -> str | None:
+        """Return why visitors and clients are not let in now, None if they are."""
+
+
 @dataclass(frozen=True, slots=True)
-class View:
-    """The parts of a relay that runs; they are only looked at."""
+class Processes:
+    """How several processes get on with each other."""
+
+    pids: Mapping[int, int]  # of those that run, by their numbers
+    handed_over: int  # visitors and spares, from one process to another
+    restarts: int
+
+
+def obstacle_of(*, is_draining: bool) -> str | None:
+    """Return why visitors and clients are not let in now, None if they are."""
+    return "draining: new visitors and clients go elsewhere" if is_draining else None
+
+
+@dataclass(frozen=True, slots=True)
+class OneProcess:
+    """The parts of a relay that runs in one process; they are only looked at. A View."""
 
     settings: RelaySettings
     listening: Callable[[], Iterable[Listening]]
@@ -50,14 +125,37 @@ class View:
     certificate: OwnCertificate
     budget: BudgetFile
     parked: ParkingBudget
+    processes: None = None
+
+    @property
+    def registrations(self) -> Registrations:
+        return self.agents.registrations
+
+    @property
+    def unregistered(self) -> int:
+        return self.agents.unregistered
+
+    @property
+    def visits(self) -> RelayVisits:
+        return self.front.visits
+
+    @property
+    def direct(self) -> DirectRouting:
+        return self.ways.direct
+
+    @property
+    def spares(self) -> Spares:
+        return self.ways.spares
+
+    @property
+    def parked_bytes(self) -> int:
+        return self.parked.used
 
     def obstacle(self) -> str | None:
-        """Return why visitors and clients are not let in now, None if they are."""
-        return "draining: new visitors and clients go elsewhere" if self.is_draining else None
+        return obstacle_of(is_draining=self.is_draining)
 
     @property
     def is_draining(self) -> bool:
-        """Whether the relay has begun to end."""
         return self.agents.is_draining
 
 
@@ -76,12 +174,25 @@ def status_of(view: View, since: float) -> Members:
         "ready": obstacle is None,
         "why": obstacle,
         "listeners": [{**asdict(each), "address": str(each.address)} for each in view.listening()],
-        "clients": [_session(each, view.ways.spares, now) for each in sessions[:CLIENTS_SHOWN]],
+        "clients": [_session(each, view.spares, now) for each in sessions[:CLIENTS_SHOWN]],
         "clients_left_out": max(0, len(sessions) - CLIENTS_SHOWN),
-        "refused": [_refused(each) for each in view.agents.registrations.latest],
+        "refused": [_refused(each) for each in view.registrations.latest],
         "visitors": _visitors(view),
         "certificate": certificate_of(view),
         **budgets_of(view.budget),
+        **_processes(view.processes),
+    }
+
+
+def _processes(processes: Processes | None) -> Members:
+    if processes is None:
+        return {}
+    return {
+        "workers": {
+            "pids": {str(index): pid for index, pid in processes.pids.items()},
+            "handed_over": processes.handed_over,
+            "restarts": processes.restarts,
+        }
     }
 
 
@@ -90,7 +201,7 @@ def sessions_of(registry: Registry) -> list[Session]:
     return list(dict.fromkeys(link.session for link in registry.links))
 
 
-def _session(session: Session, spares: Spares, now: float) -> Members:
+def _session(session: Session, spares: SpareFigures, now: float) -> Members:
     names = sorted({name for link in session.links for name in link.serving})
     return {
         "fingerprint": format_fingerprint(session.fingerprint),
@@ -128,15 +239,15 @@ def _refused(refusal: RefusedClient) -> Members:
 
 
 def _visitors(view: View) -> Members:
-    visits, tally = view.front.visits, view.registry.tally
-    direct, spares = view.ways.direct, view.ways.spares
+    visits, tally = view.visits, view.registry.tally
+    direct, spares = view.direct, view.spares
     return {
         "open": visits.open,
         "total": visits.total,
         "turned_away": dict(visits.turned_away),
         "received": tally.forth,
         "sent": tally.back,
-        "parked": view.parked.used,
+        "parked": view.parked_bytes,
         "direct": {
             "open": direct.open,
             "total": direct.total,

@@ -1,7 +1,7 @@
 """The relay's own names before an authority: it answers for them on its public ports itself."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tunnel.acme.challenge import PendingAnswer, answer_validation
@@ -10,9 +10,13 @@ from tunnel.stream import Prefixed, Stream
 
 
 class OwnValidations:
-    """The way by which validations of the relay's own names come to it: a ChallengePath."""
+    """The way by which validations of the relay's own names come to it: a ChallengePath.
 
-    def __init__(self) -> None:
+    `changed` is called whenever there are others in `names`.
+    """
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
         self._expected: dict[str, PendingAnswer] = {}
         self._answered: Counter[str] = Counter()  # of the order under way, by name
 
@@ -43,10 +47,17 @@ class OwnValidations:
             raise OrderPostponed(f"another order for {name} waits for its validation")
         self._expected[name] = answer
         self._answered[name] = 0
+        self._changed()
         try:
             yield
         finally:
             del self._expected[name]
+            self._changed()
+
+    @property
+    def names(self) -> list[str]:
+        """Those of which a validation is expected."""
+        return sorted(self._expected)
 
     async def answer(self, name: str, caller: Stream, hello: bytes) -> int:
         """Shake hands with an authority whose ClientHello was read off `caller` already.

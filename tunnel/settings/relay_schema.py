@@ -1,9 +1,8 @@
 """Every section and key of relay.toml."""
 
 import socket
-from pathlib import Path
 
-from tunnel.settings.kinds import FLAG, RATE, Kind, NotBuilt, array, choice, duration, text, whole
+from tunnel.settings.kinds import FLAG, RATE, array, choice, duration, text, whole
 from tunnel.settings.network_kinds import (
     CUSTOM_NAME,
     DOMAIN,
@@ -33,15 +32,6 @@ from tunnel.settings.shared_sections import (
     state_dir_key,
 )
 
-
-def _read_workers(value: object, folder: Path) -> object:
-    if whole(1, 1024).read(value, folder) != 1:
-        raise NotBuilt("several workers")
-    return value
-
-
-_WORKERS = Kind("whole number", "a whole number", "1", _read_workers)
-
 _RELAY = Section(
     ("relay",),
     "The process as a whole.",
@@ -59,8 +49,8 @@ _RELAY = Section(
         DRAIN_TIMEOUT,
         Key(
             "workers",
-            _WORKERS,
-            "processes that share the listeners (more than 1: not built yet)",
+            whole(1, 64),
+            "processes that share the listeners, for machines with as many cores to spare",
             1,
         ),
     ),

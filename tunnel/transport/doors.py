@@ -49,6 +49,16 @@ async def listen_datagrams(
     return await listen(place, slot, options)
 
 
+def bind_datagrams(address: Address, count: int) -> list[socket.socket]:
+    """Return a socket for each of so many processes that listen on one UDP address.
+
+    Raises OSError.
+    """
+    from tunnel.transport.quic.steering import bind_group  # noqa: PLC0415 - loaded when first used
+
+    return bind_group(address, count)
+
+
 def reconfigure(listener: Listener, options: TransportOptions) -> None:
     """Let connections that begin from now on keep to other options; `reset_key` stays."""
     from tunnel.transport.quic.listener import TunnelListener  # noqa: PLC0415 - loaded when used

@@ -13,6 +13,21 @@ CONTROL_RESERVE_BYTES = 64 * 1024  # connection credit that only the control str
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Which of several processes this is that listen on the same addresses: one of `of`."""
+
+    index: int = 0
+    of: int = 1
+
+    def mark(self, connection_id: bytes) -> bytes:
+        """Return a connection id by which datagrams come to this process."""
+        if self.of == 1:
+            return connection_id
+        first = connection_id[0] // self.of * self.of + self.index
+        return bytes((first if first < 256 else first - self.of,)) + connection_id[1:]
+
+
+@dataclass(frozen=True, slots=True)
 class TransportOptions:
     """Limits and windows of one listener or one dial; times in seconds, sizes in bytes."""
 
@@ -24,3 +39,4 @@ class TransportOptions:
     handshake_timeout: float = 5.0
     # Listeners: 32 secret bytes that stateless reset tokens are derived from.
     reset_key: bytes = field(default=b"", repr=False)
+    share: Share = field(default_factory=Share)  # listeners

@@ -268,7 +268,7 @@ class TcpListener:
         if isinstance(place, socket.socket):
             self._sock = place
         else:
-            self._sock = _listen(place, backlog, reuse_port=reuse_port)
+            self._sock = bound_socket(place, backlog, reuse_port=reuse_port)
         self._family = self._sock.family
         tune(self._sock)  # what is accepted inherits that (Linux), for nothing
         self._ready: asyncio.Future[None] | None = None
@@ -381,7 +381,8 @@ def family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _listen(address: Address, backlog: int, *, reuse_port: bool) -> socket.socket:
+def bound_socket(address: Address, backlog: int, *, reuse_port: bool) -> socket.socket:
+    """Return a socket that listens on an address; raises OSError."""
     family = family_of(address.host)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -277,11 +277,11 @@ def test_bad_usage_ends_with_2_and_says_why(
 def test_bad_settings_end_with_78_one_line_each(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(folder, "relay.toml", f"{RELAY}[relay]\nnme = 1\nworkers = 2\n")
+    write(folder, "relay.toml", f"{RELAY}[relay]\nnme = 1\nworkers = 0\n")
     assert run_relay("-c", "relay.toml") == (78, None)
     assert capsys.readouterr().err == (
         'relay.toml:9: relay.nme: unknown key (did you mean "name"?)\n'
-        "relay.toml:10: relay.workers: not built yet: several workers\n"
+        "relay.toml:10: relay.workers: 0 is out of range (expected 1 to 64)\n"
     )
 
 

@@ -23,9 +23,9 @@ APPENDED = [
     ),
     ('[relay]\nname = ""', '9: relay.name: "" is not a line of text (expected a word such as eu1)'),
     (f'[relay]\nname = "{"n" * 65}"', f'9: relay.name: "{"n" * 65}" is longer than 64 characters'),
-    ("[relay]\nworkers = 2", "9: relay.workers: not built yet: several workers"),
-    ("[relay]\nworkers = 0", "9: relay.workers: 0 is out of range (expected 1 to 1024)"),
-    ('[relay]\nworkers = "1"', '9: relay.workers: "1" is not a whole number (expected 1)'),
+    ("[relay]\nworkers = 0", "9: relay.workers: 0 is out of range (expected 1 to 64)"),
+    ("[relay]\nworkers = 65", "9: relay.workers: 65 is out of range (expected 1 to 64)"),
+    ('[relay]\nworkers = "1"', '9: relay.workers: "1" is not a whole number (expected 1 to 64)'),
     (
         '[relay]\ndrain_timeout = "30"',
         '9: relay.drain_timeout: "30" is not a duration (expected seconds, "30s", "5m" or "24h")',
@@ -330,9 +330,9 @@ def test_bytes_that_are_not_utf8_are_a_fault(tmp_path: Path) -> None:
 
 
 def test_every_fault_is_told_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
-    text = f'{RELAY}[relay]\nworkers = 2\nnme = 1\n[log]\nlevel = "loud"\n[acme]\ndirectori = 1\n'
+    text = f'{RELAY}[relay]\nworkers = 0\nnme = 1\n[log]\nlevel = "loud"\n[acme]\ndirectori = 1\n'
     assert faults(load_relay, write(tmp_path, "relay.toml", text)) == [
-        "relay.toml:9: relay.workers: not built yet: several workers",
+        "relay.toml:9: relay.workers: 0 is out of range (expected 1 to 64)",
         'relay.toml:10: relay.nme: unknown key (did you mean "name"?)',
         'relay.toml:12: log.level: "loud" is not known here '
         '(expected one of "debug", "info", "warning", "error")',

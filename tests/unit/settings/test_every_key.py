@@ -1,13 +1,11 @@
 """No key is accepted and ignored: each one has a test in which it changes behaviour."""
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.unit.settings.documents import relay
-from tunnel.errors import SettingsError
 from tunnel.settings.client_schema import CLIENT
 from tunnel.settings.relay_schema import RELAY
 from tunnel.settings.schema import Schema
@@ -15,7 +13,6 @@ from tunnel.settings.schema import Schema
 TESTS = Path(__file__).parents[2]
 ADMIN = "integration/test_admin.py"
 FLOW = "integration/test_keys_flow.py"
-ONE_VALUE = "unit/settings/test_every_key.py::test_a_key_that_may_say_one_thing_refuses_another"
 
 SHARED_TESTS = {
     "flow.stream_window": f"{FLOW}::test_stream_window_is_what_may_be_sent_to_who_does_not_read",
@@ -25,7 +22,7 @@ SHARED_TESTS = {
     ),
     "flow.parked_max": f"{FLOW}::test_parked_max_is_what_one_connection_may_leave_unread",
     "limits.buffer_total": f"{FLOW}::test_buffer_total_is_what_all_connections_may_leave_unread",
-    "quic.engine": ONE_VALUE,
+    "quic.engine": "unit/transport/quic/test_configuration.py::test_engine_is_which_one_runs",
     "quic.congestion": f"{FLOW}::test_congestion_is_how_a_loss_is_answered",
     "admin.socket": (f"{ADMIN}::test_socket_is_where_the_settings_say_for_the_owner_and_the_group"),
     "admin.metrics": f"{ADMIN}::test_metrics_are_where_the_settings_say_and_nothing_else_is",
@@ -58,7 +55,7 @@ RELAY_TESTS = {
     "relay.name": f"{WHO}::test_name_is_told_to_clients_and_to_the_log",
     "relay.state_dir": f"{WHO}::test_state_dir_is_where_the_certificate_is_kept",
     "relay.drain_timeout": f"{WHO}::test_drain_timeout_is_how_long_visitors_may_stay",
-    "relay.workers": ONE_VALUE,
+    "relay.workers": "e2e/test_workers.py::test_workers_is_how_many_processes_there_are",
     "certificate.mode": (f"{WHO}::test_mode_and_its_files_are_the_certificate_that_clients_see"),
     "certificate.chain_file": (
         f"{WHO}::test_mode_and_its_files_are_the_certificate_that_clients_see"
@@ -181,16 +178,3 @@ def test_each_of_these_tests_exists(place: str) -> None:
     path, _, name = place.partition("::")
     tree = ast.parse((TESTS / path).read_text())
     assert name in {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}
-
-
-@pytest.mark.parametrize(
-    ("load", "text"),
-    [
-        (relay, "[relay]\nworkers = 2"),
-    ],
-)
-def test_a_key_that_may_say_one_thing_refuses_another(
-    tmp_path: Path, load: Callable[[Path, str], object], text: str
-) -> None:
-    with pytest.raises(SettingsError, match="not built yet"):
-        load(tmp_path, text)

@@ -21,11 +21,13 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
+from tunnel.transport.options import Share
 from tunnel.transport.quic.reset import RateLimit, reset_datagram, reset_token
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
 from tunnel.transport.quic.trains import Train
 
 HARD_CAP = 4  # times `half_open`: above it not even a client that proved its address gets in
+ALONE = Share()
 VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
 
 
@@ -72,8 +74,9 @@ def _long_header(payload: bytes) -> QuicHeader | None:
 class Doorkeeper:
     """Judges datagrams by what the listener has open; times are monotonic seconds."""
 
-    def __init__(self, reset_key: bytes, half_open: int, now: float) -> None:
+    def __init__(self, reset_key: bytes, half_open: int, now: float, share: Share = ALONE) -> None:
         self._reset_key = reset_key
+        self._share = share
         self.half_open = half_open
         self._resets = RateLimit(now)
         self._tokens = QuicRetryTokenHandler()
@@ -142,7 +145,7 @@ class Doorkeeper:
 
     def _retry(self, header: QuicHeader, source: Any, now: float) -> bytes:
         """Make the client prove that it receives at its address (RFC 9000 §8.1.2)."""
-        source_id = os.urandom(CONNECTION_ID_BYTES)
+        source_id = self._share.mark(os.urandom(CONNECTION_ID_BYTES))
         token = self._tokens.create_token(
             address=source,
             original_destination_connection_id=header.destination_cid,

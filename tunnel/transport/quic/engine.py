@@ -26,7 +26,7 @@ from aioquic.tls import AlertDescription
 from cryptography.x509 import Certificate
 
 from tunnel.errors import LocalProtocolError
-from tunnel.transport.options import STREAMS_ADVERTISED
+from tunnel.transport.options import STREAMS_ADVERTISED, Share
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
 from tunnel.transport.quic.pacing import DebtPacer, has_rate, note_app_limited
 from tunnel.transport.quic.reset import is_reset, reset_token
@@ -35,6 +35,7 @@ from tunnel.transport.quic.trains import Burst
 
 CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
 HIGH_WATER_BYTES = 64 * 1024  # unsent bytes of a stream above which its writer should wait
+ALONE = Share()  # one process has the address for itself
 KEY_UPDATE_PACKETS = 1 << 20  # RFC 9001 §6.6 allows 2^23 for AES-GCM
 
 
@@ -54,7 +55,8 @@ class Engine(SizingConnection):
     """One QUIC connection. Byte counts are of stream payload; times are those handed in as `now`.
 
     `reset_key` is what a listener derives its stateless reset tokens from, `original_id` and
-    `retry_id` are the connection ids of the client's first packet (RFC 9000 §7.3).
+    `retry_id` are the connection ids of the client's first packet (RFC 9000 §7.3); `share` is which
+    process is to be led to by the ids that this end issues.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Engine(SizingConnection):
         reset_key: bytes = b"",
         original_id: bytes | None = None,
         retry_id: bytes | None = None,
+        share: Share = ALONE,
     ) -> None:
         super().__init__(
             configuration=configuration,
@@ -70,8 +73,9 @@ class Engine(SizingConnection):
             retry_source_connection_id=retry_id,
         )
         self._pace()
-        self._reset_key = reset_key
-        self._derive_reset_tokens()
+        self._reset_key, self._share = reset_key, share
+        self._settle_ids()
+        self.host_cid = self._local_initial_source_connection_id = self._host_cids[0].cid
         self._limit_streams(STREAMS_ADVERTISED if configuration.is_client else 0)
         self._key_update_due = KEY_UPDATE_PACKETS
         self.decrypted = 0  # packets of the peer that were authentic
@@ -297,10 +301,11 @@ class Engine(SizingConnection):
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()
-        self._derive_reset_tokens()
+        self._settle_ids()
 
-    def _derive_reset_tokens(self) -> None:
-        if not self._reset_key:
-            return  # clients send no resets
+    def _settle_ids(self) -> None:
+        """Have every id lead to this process, and derive its token; clients send no resets."""
         for entry in self._host_cids:
-            entry.stateless_reset_token = reset_token(self._reset_key, entry.cid)
+            entry.cid = self._share.mark(entry.cid)
+            if self._reset_key:
+                entry.stateless_reset_token = reset_token(self._reset_key, entry.cid)

@@ -43,7 +43,9 @@ class TunnelListener:
         self._options = options
         self._reset_key = options.reset_key or os.urandom(32)
         self._endpoint = Endpoint(sock, self._receive)
-        self._doorkeeper = Doorkeeper(self._reset_key, options.half_open, time.monotonic())
+        self._doorkeeper = Doorkeeper(
+            self._reset_key, options.half_open, time.monotonic(), options.share
+        )
         self._routes = Routes()
         self._half_open: dict[TunnelConnection, asyncio.TimerHandle] = {}
         self._complete: Queue[TunnelConnection] = Queue()
@@ -140,6 +142,7 @@ class TunnelListener:
             self._reset_key,
             admission.original_id,
             admission.retry_id,
+            self._options.share,
         )
         connection = TunnelConnection(engine, self._endpoint, self, self._options)
         connection.binding = Binding("quic", certificate.leaf_hash)

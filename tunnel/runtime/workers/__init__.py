@@ -1,0 +1,1 @@
+"""Several processes of one program: how they begin and how they talk; knows neither program."""
