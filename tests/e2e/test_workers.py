@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,6 +147,18 @@ def test_a_reload_is_in_force_in_every_worker(scene: Scene) -> None:
         assert get(scene.relay, client).status == 200
 
 
+@pytest.mark.slow  # the relay hears of another port by the next ping only
+def test_a_client_whose_nat_forgets_it_stays_with_its_worker(scene: Scene, target: str) -> None:
+    with Nat(scene.relay.agents_port) as nat:
+        behind = replace(scene.relay, agents_port=nat.port)
+        client = scene.world.client(behind, target=target, name="nat", options=WAYS["quic"])
+        for _ in range(4):  # each time with one chance in three to be right by chance
+            nat.rebind()
+            assert get(scene.relay, client, "/bytes/300000").body == pattern(300_000)
+        assert client.process.logged().count(" connected server=relay") == 1
+        client.process.stop()
+
+
 def test_a_worker_that_is_killed_is_begun_anew_and_its_clients_come_back(scene: Scene) -> None:
     before = scene.pids()
     total = scene.status()["visitors"]["total"]
@@ -169,6 +183,51 @@ def test_all_of_them_drain_and_end_in_order(scene: Scene) -> None:
         assert request(early, "/bytes/100000").body == pattern(100_000)
     assert scene.relay.process.wait() == 0
     assert not any(map(is_alive, pids))
+
+
+class Nat:
+    """Passes datagrams on to a port of this machine, from another one each time that it forgets."""
+
+    def __init__(self, port: int) -> None:
+        self._near = udp_socket()
+        self._to = ("127.0.0.1", port)
+        self._client: tuple[str, int] | None = None
+        self._far = udp_socket()
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on)
+        self.port: int = self._near.getsockname()[1]
+
+    def __enter__(self) -> "Nat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._has_ended.set()
+        self._thread.join()
+        self._near.close()
+        self._far.close()
+
+    def rebind(self) -> None:
+        """Come from another port from now on; what is on its way to the former one is lost."""
+        former, self._far = self._far, udp_socket()
+        time.sleep(0.05)  # the thread has seen it
+        former.close()
+
+    def _pass_on(self) -> None:
+        while not self._has_ended.is_set():
+            far = self._far
+            for sock in select.select([self._near, far], [], [], 0.02)[0]:
+                if sock is self._near:
+                    datagram, self._client = sock.recvfrom(65_535)
+                    far.sendto(datagram, self._to)
+                elif self._client is not None:
+                    self._near.sendto(sock.recv(65_535), self._client)
+
+
+def udp_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
 
 
 def revoked(scene: Scene, client: Client) -> str:
