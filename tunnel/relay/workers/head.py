@@ -124,11 +124,16 @@ class Head:
             await first_of(lambda: _wait(stop), self._rota.run)
             self.view.is_draining = True
             log.info("draining", visitors=self.census().visitors)
-            await self._ports.close()
+            await self._stop_accepting()
             await crew.drain(self._settings.drain_timeout + FAREWELL)
             crowd.cancel()
         finally:
             tray.close()
+
+    async def _stop_accepting(self) -> None:
+        """Close what TCP comes in by; the kernel counts the UDP sockets until the last has ended."""
+        kept = {wanted: each for wanted, each in self._ports.bound.items() if wanted[0] == "udp"}
+        await close(self._ports.adopt(kept, TransportOptions()))
 
     def _make_rolls(self, crew: Crew) -> Rolls:
         settings = self._settings
