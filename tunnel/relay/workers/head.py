@@ -131,7 +131,7 @@ class Head:
             tray.close()
 
     async def _stop_accepting(self) -> None:
-        """Close what TCP comes in by; the kernel counts the UDP sockets until the last has ended."""
+        """Close the TCP sockets; those of UDP keep their places until the last worker has ended."""
         kept = {wanted: each for wanted, each in self._ports.bound.items() if wanted[0] == "udp"}
         await close(self._ports.adopt(kept, TransportOptions()))
 
