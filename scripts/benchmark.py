@@ -22,6 +22,7 @@ from pathlib import Path
 from scripts.benchmarks import fairness, idle, loss, starting
 from scripts.benchmarks.contenders import Bench, Contender, Site, missing, start, starters, target
 from scripts.benchmarks.figures import Row, measure
+from scripts.benchmarks.report import write_report
 from tests.e2e.world import ROOT, new_world
 from tunnel.tls.certificates import self_signed
 
@@ -127,6 +128,9 @@ def parse() -> argparse.Namespace:
         help="how two flows share that path, ours and the kernel's: each pair for so long (20)",
     )
     kind.add_argument("--idle", type=int, metavar="N", help="N idle clients, then N idle streams")
+    kind.add_argument(
+        "--report", action="store_true", help="measure nothing; write docs/performance.md anew"
+    )
     add("--json", type=Path, default=ROOT / ".cache/bench.json", help="store every round here")
     return parser.parse_args()
 
@@ -151,6 +155,9 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, list[R
 def main() -> None:
     """Measure, print, store."""
     arguments = parse()
+    if arguments.report:
+        write_report()
+        return
     try:
         starters(arguments.contenders)
     except KeyError as error:

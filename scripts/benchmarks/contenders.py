@@ -87,14 +87,14 @@ class Bench:
 Starter = Callable[[Bench], Contender]
 
 
-def ours(way: str, *, ends_tls: bool, engine: str = "") -> Starter:
+def ours(way: str, *, ends_tls: bool, engine: str = "", limits: str = "") -> Starter:
     """Return what starts a relay and a client of ours, for visitors who come by `way`."""
 
     def start(bench: Bench) -> Contender:
         name = "-".join(filter(None, ("ours", way, engine, "tls" if ends_tls else "")))
         extra = f'[quic]\nengine = "{engine}"\n' if engine else ""
         with bench.site.near():
-            relay = bench.world.relay(f"relay-{name}", extra=extra)
+            relay = bench.world.relay(f"relay-{name}", extra=extra + limits)
         with bench.site.far():
             client = bench.world.client(
                 relay,

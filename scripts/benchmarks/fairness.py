@@ -114,6 +114,7 @@ def measure(path: Path, downloads: list[Download], seconds: float) -> Row:
             f"queue {queue} ms, one's Mbit/s": one,
             f"queue {queue} ms, the other's Mbit/s": other,
             f"queue {queue} ms, the other's share %": other / (one + other) * 100,
+            f"queue {queue} ms, the smaller share %": min(one, other) / (one + other) * 100,
         }
         time.sleep(PAUSE)
     return row

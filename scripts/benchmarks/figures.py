@@ -21,7 +21,7 @@ def visit(contender: Contender, way: str, what: str, count: int, seconds: float)
         *(sys.executable, "-m", "scripts.benchmarks.visitors", way, str(contender.port)),
         *(contender.host, what, str(count), str(seconds)),
     ]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=60)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, timeout=600)
     if ran.returncode:
         raise SystemExit(f"bench: {contender.name}: {what}: {ran.stderr.decode()}")
     row: Row = json.loads(ran.stdout)

@@ -16,7 +16,8 @@ SECONDS = 2.0  # of each measurement
 def measure(bench: Bench, count: int, rounds: int) -> dict[str, list[Row]]:
     """Return the memory of idle clients, and what idle streams take of QUIC's throughput."""
     rows = {"idle clients": [clients(bench, count)], "idle streams": []}
-    contender = start(bench, ours("quic", ends_tls=False))
+    limits = f"[limits]\nvisitors_per_address = {2 * count}\n"
+    contender = start(bench, ours("quic", ends_tls=False, limits=limits))
     for number in range(rounds):
         rows["idle streams"].append(streams(contender, count))
         sys.stderr.write(f"round {number + 1} of {rounds}\n")

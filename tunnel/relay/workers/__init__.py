@@ -1,4 +1,4 @@
 """A relay in several processes: a head that binds and decides, and workers that meet everybody.
 
-See docs/decisions/0008-several-processes.md.
+See docs/decisions/0009-several-processes.md.
 """
