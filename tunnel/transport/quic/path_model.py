@@ -144,6 +144,9 @@ class RateBound:
             self.rate = min(self.rate, bandwidth) * BOUND_CUT
 
 
+QUEUE_BOUND_MAX = 1 << 40  # bytes; more is no bound at all
+
+
 class QueueBound:
     """A bound of what is in flight, for losses that come with a queue: the sender's own doing.
 
@@ -162,8 +165,9 @@ class QueueBound:
         if has_queue and over.has_lost(QUEUE_LOSS_MAX):
             self.bytes, self._growth = over.in_flight * BOUND_CUT, datagram
             return True
-        self.bytes += self._growth
-        self._growth *= 2
+        self.bytes, self._growth = self.bytes + self._growth, 2 * self._growth
+        if self.bytes > QUEUE_BOUND_MAX:
+            self.bytes, self._growth = inf, 0.0
         return False
 
 
