@@ -42,7 +42,7 @@ def _lines(
         leaf = find(tree, (*path, key.name))
         if isinstance(leaf, Leaf):
             yield f"{key.name} = {_with_origin(leaf)}"
-        elif not (masked or section.not_built or key.not_built) and _applies(key, section, table):
+        elif not masked and _applies(key, section, table):
             yield from _default_line(key, environment)
 
 

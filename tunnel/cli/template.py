@@ -25,8 +25,7 @@ def commented_settings(schema: Schema) -> str:
 
 def _section(schema: Schema, section: Section) -> Iterator[str]:
     """Yield one block per sample table of a section."""
-    note = f" Not built yet: {section.not_built}." if section.not_built else ""
-    comment = _comment(section.meaning + note)
+    comment = _comment(section.meaning)
     if ANY not in section.path:
         yield _block(section, section.path, {}, comment)
         return
@@ -49,7 +48,7 @@ def _comment(text: str) -> str:
 
 def _block(section: Section, path: KeyPath, values: Mapping[str, object], comment: str) -> str:
     """Return a table with every key of its section."""
-    is_comment = bool(section.is_only_example or section.not_built or len(path) > 2)
+    is_comment = section.is_only_example or len(path) > 2
     off = "#" if is_comment else ""
     lines = [comment, f"{off}{header(path)}\n"]
     for key in section.keys:
@@ -68,8 +67,6 @@ def _brief(path: KeyPath, values: Mapping[str, object]) -> str:
 
 def _explain(key: Key) -> str:
     text = f"{key.meaning[0].upper()}{key.meaning[1:]}."
-    if key.not_built:
-        return f"{text} Not built yet: {key.not_built}."
     if isinstance(key.default, Computed):
         return f"{text} Default: {key.default.words}."
     if key.default is UNSET:

@@ -19,13 +19,6 @@ class Misfit(ValueError):  # noqa: N818 - what is caught is a value that does no
     """A value that its key cannot take; without a text the Kind's own words are used."""
 
 
-class NotBuilt(Misfit):
-    """A value of the design that this version cannot honour yet; the text names the feature."""
-
-    def __init__(self, feature: str) -> None:
-        super().__init__(f"not built yet: {feature}")
-
-
 class Expanded(str):
     """A string with environment variables filled in; `written` is what the file says.
 
@@ -156,15 +149,12 @@ def _read_flag(value: object, _folder: Path) -> object:
 FLAG = Kind("true or false", "true or false", "true or false", _read_flag)
 
 
-def choice(*words: str, not_built: Mapping[str, str] | None = None) -> Kind:
-    """One of some words; those in `not_built` are known but refused with the feature they name."""
-    later = not_built or {}
+def choice(*words: str) -> Kind:
+    """One of some words."""
     listed = ", ".join(f'"{word}"' for word in words)
     expected = f"one of {listed}" if len(words) > 1 else listed
 
     def read(value: object, _folder: Path) -> object:
-        if isinstance(value, str) and value in later:
-            raise NotBuilt(later[value])
         if not isinstance(value, str) or value not in words:
             raise Misfit(f"{shown(value)} is not known here (expected {expected})")
         return str(value)

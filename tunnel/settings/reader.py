@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunnel.errors import SettingsError
-from tunnel.settings.kinds import Expanded, Misfit, NotBuilt, shown
+from tunnel.settings.kinds import Expanded, Misfit, shown
 from tunnel.settings.schema import ANY, REQUIRED, UNSET, Computed, Key, Schema, Section
 from tunnel.settings.tree import (
     KeyPath,
@@ -82,10 +82,6 @@ class Reading:
     def _read_table(self, pattern: KeyPath, path: KeyPath, table: Table) -> dict[str, Any]:
         """Return the values of one table, defaults and tables below it included."""
         section = self.schema.section(pattern)
-        if section is not None and section.not_built:
-            if path != () and table.entries:
-                self.fault(path, str(NotBuilt(section.not_built)))
-            return {}
         values: dict[str, Any] = {}
         if section is not None:
             values |= self._read_keys(section, path, table)
@@ -163,8 +159,6 @@ class Reading:
             here = (*path, key.name)
             if node is None:
                 values |= self._read_default(key, here)
-            elif key.not_built:
-                self.fault(here, str(NotBuilt(key.not_built)))
             elif isinstance(node, Table):
                 self.fault(here, f"a table is not {key.kind.noun} (expected {key.kind.expected})")
             else:
@@ -179,7 +173,7 @@ class Reading:
         try:
             if isinstance(default, Computed):
                 default = default.compute(self._circumstances.environment)
-            if default in (REQUIRED, UNSET, None) or key.not_built:
+            if default in (REQUIRED, UNSET, None):
                 return {}
             return {key.name: key.kind.convert(default, self.tree.where.folder)}
         except Misfit as misfit:

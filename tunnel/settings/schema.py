@@ -35,7 +35,6 @@ class Computed:
 class Key:
     """One key: `default` is written as in TOML; `sample` is what the commented file shows.
 
-    A key with `not_built` is known, documented and refused; it needs no other behaviour.
     `only_with` is another key of the table and the words of it with which this one has a meaning.
     """
 
@@ -44,7 +43,6 @@ class Key:
     meaning: str
     default: object = UNSET
     sample: object = None
-    not_built: str = ""
     only_with: tuple[str, tuple[str, ...]] | None = None
 
 
@@ -63,7 +61,6 @@ class Section:
     keys: tuple[Key, ...]
     names: Kind | None = None
     samples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    not_built: str = ""
     kept_when_masked: str = ""
     is_only_example: bool = False
 

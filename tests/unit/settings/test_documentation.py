@@ -39,10 +39,8 @@ def reload_of(schema: Schema, section: Section, key: Key) -> str:
 
 def row(schema: Schema, section: Section, key: Key) -> str:
     """Return the line of docs/config.md about a key."""
-    feature = section.not_built or key.not_built
-    note = f" **Not built yet** ({feature})." if feature else ""
     change = reload_of(schema, section, key)
-    cells = [f"`{key.name}`", key.kind.words, default_of(key), f"{key.meaning}.{note}", change]
+    cells = [f"`{key.name}`", key.kind.words, default_of(key), f"{key.meaning}.", change]
     return f"| {' | '.join(cells)} |"
 
 
