@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from typing import Protocol
 
-from tunnel.errors import Code, Refused, RemoteProtocolError, StreamReset
+from tunnel.errors import Code, Refused, RemoteProtocolError
 from tunnel.log import get_log
 from tunnel.protocol.direct import Prelude
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT, Arrival, HelloRefused
@@ -31,7 +31,6 @@ from tunnel.transport.tcp import TcpListener, wrap
 log = get_log(__name__)
 
 HELLO = "hello"  # the reason of those whose ClientHello was none, or named nobody
-ANSWERS_TOLD = 16  # validations that one order is told at INFO: anybody may ask for more
 LOST = "lost"  # of those who went before it was whole
 
 _KINDS = {Arrival.VISITOR: StreamKind.VISITOR, Arrival.VALIDATION: StreamKind.CHALLENGE}
@@ -129,7 +128,8 @@ class Front:
                 self.visits.turned_away[Code.NOT_SERVING.word] += 1
                 await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
             elif guest.kind is Arrival.VALIDATION and name in self._own:
-                await self._validate(visitor, hello, guest)
+                peer = guest.caller.peer.host
+                self.visits.validations_relay += await self._own.answer(name, visitor, hello, peer)
             else:
                 reopenings = REOPENINGS - so_far.attempts
                 header, may_wait = self.header(guest), so_far.may_wait
@@ -147,17 +147,6 @@ class Front:
                 visitor.abort(refusal.code)
         finally:
             visitor.abort()
-
-    async def _validate(self, caller: Stream, hello: bytes, guest: Guest) -> None:
-        name, peer = guest.hello.required_name, guest.caller.peer.host
-        try:
-            answers = await self._own.answer(name, caller, hello)
-        except (StreamReset, RemoteProtocolError) as error:
-            log.debug("validation not completed", name=name, peer=peer, cause=error)
-        else:
-            self.visits.validations_relay += 1
-            tell = log.info if answers <= ANSWERS_TOLD else log.debug
-            tell("answered a validation", name=name, peer=peer)
 
     def header(self, guest: Guest) -> StreamHeader:
         """Return the header of a new stream, with a number of its own."""

@@ -43,6 +43,16 @@ class Bound:
 Sockets = Mapping[Socket, Bound]
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """One address that is listened on, as others are told."""
+
+    name: str
+    kind: str
+    protocol: str  # tcp | udp
+    address: Address
+
+
 class Opener(Protocol):
     """Whoever opens one socket more."""
 
@@ -83,6 +93,13 @@ class Ports:
 
     def __repr__(self) -> str:
         return f"<Ports {', '.join(str(each.address) for each in self.bound.values())}>"
+
+    def told(self) -> list[Listening]:
+        """Return what there is to tell of each of them."""
+        return [
+            Listening(each.settings.name, each.settings.kind, layer, each.address)
+            for (layer, _, _), each in self.bound.items()
+        ]
 
     async def bind(self, listeners: Iterable[ListenerSettings]) -> Sockets:
         """Return a socket for every address, those that are open already among them.

@@ -21,7 +21,7 @@ from tunnel.relay.routing import Routing
 from tunnel.relay.sessions import Link
 from tunnel.relay.state import own_names, prepare_state, reset_key
 from tunnel.relay.station import Station, alone
-from tunnel.relay.status import Listening, OneProcess
+from tunnel.relay.status import OneProcess
 from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.activation import InheritedSockets
 from tunnel.runtime.rota import Rota
@@ -33,7 +33,6 @@ from tunnel.tls.certificates import dns_names
 from tunnel.tls.slots import Certificate
 from tunnel.transport.options import Share, TransportOptions
 from tunnel.transport.parking import ParkingBudget
-from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 
@@ -161,7 +160,7 @@ class Relay:
     def _view(self, rooms: Rooms) -> OneProcess:
         return OneProcess(
             settings=self._settings,
-            listening=lambda: map(_listening, rooms.ports.bound.values()),
+            listening=rooms.ports.told,
             registry=rooms.registry,
             agents=rooms.agents,
             front=rooms.front,
@@ -293,11 +292,6 @@ def _public_host(certificate: Certificate) -> str:
 
 async def _wait(event: asyncio.Event) -> None:
     await event.wait()
-
-
-def _listening(bound: Bound) -> Listening:
-    protocol = "tcp" if isinstance(bound.listener, TcpListener) else "udp"
-    return Listening(bound.settings.name, bound.settings.kind, protocol, bound.address)
 
 
 def _options(settings: RelaySettings, share: Share) -> TransportOptions:

@@ -17,26 +17,16 @@ from tunnel.relay.certificate import OwnCertificate
 from tunnel.relay.counts import RefusedClient, Registrations, RelayVisits
 from tunnel.relay.direct import DirectRouting
 from tunnel.relay.front import Front, Ways
+from tunnel.relay.listening import Listening
 from tunnel.relay.registry import Registry
 from tunnel.relay.sessions import Link, Session
 from tunnel.relay.spares import Spares
 from tunnel.relay.state import own_names
 from tunnel.settings.values import RelaySettings
-from tunnel.stream import Address
 from tunnel.transport.parking import ParkingBudget
 
 CLIENTS_SHOWN = 1000  # a status of more would hold the loop up for longer than a heartbeat may be
 BUDGETS_SHOWN = 1000  # for the same reason
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """One address that is listened on."""
-
-    name: str
-    kind: str
-    protocol: str  # tcp | udp
-    address: Address
 
 
 class DirectFigures(Protocol):

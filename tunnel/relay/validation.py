@@ -5,8 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tunnel.acme.challenge import PendingAnswer, answer_validation
-from tunnel.errors import OrderPostponed
+from tunnel.errors import OrderPostponed, RemoteProtocolError, StreamReset
+from tunnel.log import get_log
 from tunnel.stream import Prefixed, Stream
+
+ANSWERS_TOLD = 16  # validations that one order is told at INFO: anybody may ask for more
+
+log = get_log(__name__)
 
 
 class OwnValidations:
@@ -59,14 +64,21 @@ class OwnValidations:
         """Those of which a validation is expected."""
         return sorted(self._expected)
 
-    async def answer(self, name: str, caller: Stream, hello: bytes) -> int:
+    async def answer(self, name: str, caller: Stream, hello: bytes, peer: str) -> bool:
         """Shake hands with an authority whose ClientHello was read off `caller` already.
 
-        Returns how many there were for this order by now; does nothing for a name that is not in
-        here. Raises StreamReset, RemoteProtocolError.
+        Returns whether it has its answer; nobody has one for a name that is not in here. `peer` is
+        its host, for the log.
         """
         context = self._expected[name].context if name in self._expected else None
-        if context is not None:
+        if context is None:
+            return False
+        try:
             await answer_validation(Prefixed(caller, hello), context)
-            self._answered[name] += 1
-        return self._answered[name]
+        except (StreamReset, RemoteProtocolError) as error:
+            log.debug("validation not completed", name=name, peer=peer, cause=error)
+            return False
+        self._answered[name] += 1
+        tell = log.info if self._answered[name] <= ANSWERS_TOLD else log.debug
+        tell("answered a validation", name=name, peer=peer)
+        return True

@@ -20,11 +20,11 @@ from tests.unit.relay.scenes import Orders
 from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.direct import DirectRouting
-from tunnel.relay.front import ANSWERS_TOLD, Front, Ways
+from tunnel.relay.front import Front, Ways
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
 from tunnel.relay.spares import Spares
-from tunnel.relay.validation import OwnValidations
+from tunnel.relay.validation import ANSWERS_TOLD, OwnValidations
 from tunnel.settings.values import RelayLimits
 from tunnel.stream import Address
 from tunnel.transport.tcp import TcpListener
@@ -174,7 +174,7 @@ def test_answers_are_told_as_long_as_they_may_be_an_authoritys(
                     for _ in range(ANSWERS_TOLD + 1):
                         await validated(where, OWN)
 
-    with caplog.at_level(logging.DEBUG, "tunnel.relay.front"):
+    with caplog.at_level(logging.DEBUG, "tunnel.relay.validation"):
         run(body())
     told = [each for each in caplog.records if each.message == "answered a validation"]
     levels = [each.levelno for each in told]

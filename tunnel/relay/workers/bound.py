@@ -17,7 +17,7 @@ from tunnel.settings.reload import Socket
 from tunnel.settings.values import InheritedAddress
 from tunnel.stream import Address, Connection
 from tunnel.transport.doors import bind_datagrams
-from tunnel.transport.tcp import BACKLOG, TcpListener, address_of, bound_socket
+from tunnel.transport.tcp import BACKLOG, address_of, bound_socket
 
 ONE_ONLY = "one UDP socket of systemd cannot serve several workers: name the address without fd:"
 
@@ -25,8 +25,7 @@ ONE_ONLY = "one UDP socket of systemd cannot serve several workers: name the add
 class SharedDoor:
     """An address that workers listen on; a Listener, as far as it can be closed."""
 
-    def __init__(self, layer: str, sockets: list[socket.socket]) -> None:
-        self.layer = layer
+    def __init__(self, sockets: list[socket.socket]) -> None:
         self._sockets = sockets  # one for all, or one for each worker
 
     @property
@@ -57,11 +56,11 @@ class SharedSockets:
         if isinstance(address, InheritedAddress):
             if layer != "tcp":
                 raise ListenFailed(ONE_ONLY)
-            return SharedDoor(layer, [self._inherited.take(address, KINDS[layer])])
+            return SharedDoor([self._inherited.take(address, KINDS[layer])])
         if layer == "tcp":
-            return SharedDoor(layer, [bound_socket(address, BACKLOG, reuse_port=False)])
+            return SharedDoor([bound_socket(address, BACKLOG, reuse_port=False)])
         place = beside if address.port == 0 and beside is not None else address
-        return SharedDoor(layer, bind_datagrams(place, self._workers))
+        return SharedDoor(bind_datagrams(place, self._workers))
 
 
 def passed(bound: Mapping[Socket, Bound], worker: int) -> list[tuple[str, socket.socket]]:
@@ -71,11 +70,3 @@ def passed(bound: Mapping[Socket, Bound], worker: int) -> list[tuple[str, socket
         for wanted, each in bound.items()
         if isinstance(each.listener, SharedDoor)
     ]
-
-
-def layer_of(bound: Bound) -> str:
-    """Return tcp or udp."""
-    door = bound.listener
-    if isinstance(door, SharedDoor):
-        return door.layer
-    return "tcp" if isinstance(door, TcpListener) else "udp"

@@ -9,11 +9,7 @@ import pickle
 import socket
 from collections.abc import Callable, Iterable, Mapping
 
-from tunnel.errors import (
-    RemoteProtocolError,
-    SettingsError,
-    StreamReset,
-)
+from tunnel.errors import SettingsError
 from tunnel.log import get_log
 from tunnel.protocol.hello import UNRECOGNIZED_NAME_ALERT
 from tunnel.relay.admission import SettingsAdmission
@@ -32,7 +28,7 @@ from tunnel.relay.validation import OwnValidations
 from tunnel.relay.workers.bound import SharedSockets, passed
 from tunnel.relay.workers.crew import Crew
 from tunnel.relay.workers.overview import Overview
-from tunnel.relay.workers.parcels import HandedGuest, parcel_of
+from tunnel.relay.workers.parcels import HandedGuest, Parcel, parcel_of
 from tunnel.relay.workers.rolls import HeadRegistry, Rolls
 from tunnel.runtime.activation import InheritedSockets
 from tunnel.runtime.rota import Rota
@@ -115,7 +111,9 @@ class Head:
 
     async def _serve(self, crew: Crew, crowd: Crowd, stop: asyncio.Event) -> None:
         await crew.begun()
-        tray = Tray(crew.mailbox.tray, lambda note, sock: self._take(crowd, note, sock))
+        tray = Tray(
+            crew.mailbox.tray, parcel_of, lambda parcel, sock: self._take(crowd, parcel, sock)
+        )
         self.view = self._make_view(crew)
         try:
             self._arrange()
@@ -261,13 +259,7 @@ class Head:
 
     # -- validations of the relay's own names
 
-    def _take(self, crowd: Crowd, note: bytes, sock: socket.socket) -> None:
-        try:
-            parcel = parcel_of(note)
-        except RemoteProtocolError as error:
-            log.error("parcel not understood", exception=error)
-            sock.close()
-            return
+    def _take(self, crowd: Crowd, parcel: Parcel, sock: socket.socket) -> None:
         if isinstance(parcel, HandedGuest):
             crowd.start(self._validate(sock, parcel.guest))
         else:
@@ -286,13 +278,9 @@ class Head:
             if name not in self._validations:
                 await turn_away(caller, UNRECOGNIZED_NAME_ALERT)
                 return
-            await self._validations.answer(name, caller, hello)
-        except (StreamReset, RemoteProtocolError) as error:
-            log.debug("validation not completed", name=name, peer=peer, cause=error)
-        else:
-            if self.view is not None:
+            is_answered = await self._validations.answer(name, caller, hello, peer)
+            if is_answered and self.view is not None:
                 self.view.validations += 1
-            log.info("answered a validation", name=name, peer=peer)
         finally:
             caller.abort()
 

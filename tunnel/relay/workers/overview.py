@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from tunnel.relay.budget_file import BudgetFile
 from tunnel.relay.certificate import OwnCertificate
 from tunnel.relay.counts import Registrations, RelayVisits
-from tunnel.relay.listening import Bound, Ports
+from tunnel.relay.listening import Listening, Ports
 from tunnel.relay.registry import Registry
-from tunnel.relay.status import Listening, Processes, obstacle_of
-from tunnel.relay.workers.bound import layer_of
+from tunnel.relay.status import Processes, obstacle_of
 from tunnel.relay.workers.crew import LOOK_TIMEOUT, Crew
 from tunnel.relay.workers.rolls import FarChannel, FarConnection, Rolls
 from tunnel.relay.workers.snapshots import DirectSums, Look, SpareSums, Sums, sums_of
@@ -88,7 +87,7 @@ class Overview:
     @property
     def listening(self) -> Callable[[], Iterable[Listening]]:
         """As of a View."""
-        return lambda: map(_listening, self._ports.bound.values())
+        return self._ports.told
 
     @property
     def registry(self) -> Registry:
@@ -133,8 +132,3 @@ class Overview:
         posts = self._crew.posts
         pids = {each.index: each.process.pid for each in posts if each.process is not None}
         return Processes(pids, self._sums.handed_over, self._crew.restarts)
-
-
-def _listening(bound: Bound) -> Listening:
-    settings = bound.settings
-    return Listening(settings.name, settings.kind, layer_of(bound), bound.address)

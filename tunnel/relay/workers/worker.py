@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from tunnel.errors import Code, ListenFailed, LocalProtocolError, RemoteProtocolError, SettingsError
+from tunnel.errors import Code, ListenFailed, LocalProtocolError, SettingsError
 from tunnel.log import get_log
 from tunnel.relay.agents import tell_given_up
 from tunnel.relay.listening import close
@@ -83,7 +83,7 @@ class Worker:
         self._directory.apply(message["names"])
         self._directory.expect_own(message["own"])
         relay = self._relay = self._make_relay(settings, message)
-        tray = Tray(self._ends.tray, self._take)
+        tray = Tray(self._ends.tray, parcel_of, self._take)
         try:
             async with self._crowd:
                 await relay.run(self._stop)
@@ -146,13 +146,7 @@ class Worker:
 
     # -- what comes by descriptor
 
-    def _take(self, note: bytes, sock: socket.socket) -> None:
-        try:
-            parcel = parcel_of(note)
-        except RemoteProtocolError as error:
-            log.error("parcel not understood", exception=error)
-            sock.close()
-            return
+    def _take(self, parcel: Parcel, sock: socket.socket) -> None:
         if isinstance(parcel, Listening):
             self._sockets.put(parcel, sock)
         elif self._stop.is_set() or len(self._early) >= EARLY_MAX:

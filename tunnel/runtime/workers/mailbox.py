@@ -9,9 +9,9 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-from tunnel.errors import Code, Refused
+from tunnel.errors import Code, Refused, RemoteProtocolError
 from tunnel.log import get_log
 from tunnel.transport.tcp import reason_of
 
@@ -20,6 +20,8 @@ TAKEN_PER_TURN = 64  # then the rest of the loop has its turn
 BUFFER_BYTES = 1 << 20  # asked for; the kernel may grant less
 
 log = get_log(__name__)
+
+Read = TypeVar("Read")
 
 
 class Mailbox(NamedTuple):
@@ -55,11 +57,20 @@ def drop(slot: socket.socket, note: bytes, sock: socket.socket) -> None:
         raise Refused(Code.BUSY, f"not handed over: {reason_of(error)}") from error
 
 
-class Tray:
-    """Empties a mailbox: `take` gets each socket, non-blocking, with its note, and owns it."""
+class Tray(Generic[Read]):
+    """Empties a mailbox: `take` gets what `read` makes of each note, and owns the socket with it.
 
-    def __init__(self, tray: socket.socket, take: Callable[[bytes, socket.socket], None]) -> None:
+    The socket is non-blocking. Where `read` raises RemoteProtocolError, it is closed.
+    """
+
+    def __init__(
+        self,
+        tray: socket.socket,
+        read: Callable[[bytes], Read],
+        take: Callable[[Read, socket.socket], None],
+    ) -> None:
         self._tray = tray
+        self._read_note = read
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(tray, self._read)
@@ -84,7 +95,16 @@ class Tray:
                 sock.close()
             return
         passed[0].setblocking(False)  # noqa: FBT003 - the standard library's signature
-        self._take(note, passed[0])
+        self._give(note, passed[0])
+
+    def _give(self, note: bytes, sock: socket.socket) -> None:
+        try:
+            read = self._read_note(note)
+        except RemoteProtocolError as error:
+            log.error("a note was not understood", exception=error)
+            sock.close()
+        else:
+            self._take(read, sock)
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

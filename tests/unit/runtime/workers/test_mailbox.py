@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from tests.unit.relay.scenes import in_loop
-from tunnel.errors import Refused
+from tunnel.errors import Refused, RemoteProtocolError
 from tunnel.runtime.workers.mailbox import Mailbox, Tray, drop, new_mailbox
 
 
@@ -20,7 +20,7 @@ async def taken(mailbox: Mailbox, count: int) -> list[tuple[bytes, socket.socket
         if len(got) == count:
             enough.set()
 
-    tray = Tray(mailbox.tray, take)
+    tray = Tray(mailbox.tray, lambda note: note, take)
     async with asyncio.timeout(5):
         await enough.wait()
     tray.close()
@@ -66,4 +66,21 @@ async def test_a_full_mailbox_refuses_and_nobody_waits() -> None:
     with pytest.raises(Refused, match="not handed over"):
         fill(mailbox, sock)
     for each in (*mailbox, sock):
+        each.close()
+
+
+@in_loop
+async def test_a_socket_whose_note_means_nothing_is_closed() -> None:
+    mailbox, (near, far) = new_mailbox(), socket.socketpair()
+
+    def read(note: bytes) -> bytes:
+        raise RemoteProtocolError("means nothing")
+
+    tray = Tray(mailbox.tray, read, lambda _note, _sock: pytest.fail("taken"))
+    drop(mailbox.slot, b"?", near)
+    near.close()
+    far.settimeout(5)
+    assert await asyncio.to_thread(far.recv, 1) == b""
+    tray.close()
+    for each in (*mailbox, far):
         each.close()
