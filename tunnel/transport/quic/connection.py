@@ -139,6 +139,7 @@ class TunnelConnection:
         self._places.close(lost)
         self._pulse()
         self._owner.release(self)
+        self.engine.let_go()
 
     def _fail(self, error: Exception) -> None:
         """End the connection for what was raised while its engine was at work."""

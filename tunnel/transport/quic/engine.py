@@ -27,10 +27,10 @@ from cryptography.x509 import Certificate
 
 from tunnel.errors import LocalProtocolError
 from tunnel.transport.options import STREAMS_ADVERTISED, Share
+from tunnel.transport.quic.frugality import FrugalConnection
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
 from tunnel.transport.quic.pacing import DebtPacer, has_rate, note_app_limited
 from tunnel.transport.quic.reset import is_reset, reset_token
-from tunnel.transport.quic.sizing import SizingConnection
 from tunnel.transport.quic.trains import Burst
 
 CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
@@ -51,7 +51,7 @@ class StreamsAllowed(QuicEvent):
     """The peer allows more streams than before."""
 
 
-class Engine(SizingConnection):
+class Engine(FrugalConnection):
     """One QUIC connection. Byte counts are of stream payload; times are those handed in as `now`.
 
     `reset_key` is what a listener derives its stateless reset tokens from, `original_id` and

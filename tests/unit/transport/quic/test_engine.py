@@ -3,6 +3,7 @@
 import gc
 import random
 import tracemalloc
+import weakref
 
 import pytest
 from aioquic.quic.events import StopSendingReceived, StreamReset
@@ -242,3 +243,28 @@ def test_the_peer_follows_a_new_source_port() -> None:
     for datagram in wire.emit(wire.client):
         wire.relay.receive_datagram(datagram, moved, wire.now)
     assert wire.relay.get_peer_address() == moved
+
+
+def test_an_engine_that_has_let_go_is_freed_without_the_collector_of_cycles() -> None:
+    wire = Wire()
+    wire.relay.write(wire.relay.open_stream(), b"x" * KIB, end=True)
+    wire.run(1)
+    engine = wire.relay
+    del wire
+    gc.collect()
+    gc.disable()
+    try:
+        engine.close()
+        engine.let_go()
+        left = weakref.ref(engine)
+        del engine
+        assert left() is None
+    finally:
+        gc.enable()
+
+
+def test_no_buffers_of_the_handshake_are_kept_after_it() -> None:
+    wire = Wire()
+    wire.run(1)
+    for engine in (wire.relay, wire.client):
+        assert not engine._crypto_buffers
