@@ -80,6 +80,7 @@ def visitor_server_context(
     context = _server_context(certificate, alpn)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(VISITOR_CIPHERS)
+    context.num_tickets = 1  # a second one would cost a sixth of the handshake again
     context.options |= ssl.OP_NO_RENEGOTIATION  # which OpenSSL before 3 leaves to the visitor
     if visitor_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED

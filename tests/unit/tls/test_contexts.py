@@ -92,6 +92,12 @@ def test_only_visitors_get_tickets(door: str, *, sends_tickets: bool) -> None:
     assert pair.client.session.has_ticket is sends_tickets
 
 
+def test_a_visitor_gets_one_ticket_and_no_second() -> None:
+    pair = Pair(visitor_server_context(CERTIFICATE, ()), client_of(ssl.TLSVersion.TLSv1_3)).shake()
+    after_handshake = pair.down.read()
+    assert len(after_handshake) == 5 + int.from_bytes(after_handshake[3:5])  # one record
+
+
 def test_the_same_certificate_has_one_agents_context_per_alpn() -> None:
     first = agents_server_context(CERTIFICATE, ALPN)
     assert agents_server_context(CERTIFICATE, ALPN) is first
