@@ -250,8 +250,9 @@ async def _splice_by_copying(near: Stream, far: Stream, terms: Splicing) -> None
     back = _Way(far, near, terms.tally.count_back)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_copy_one_way(forth, linger, cuts), name="splice")
-            await _copy_one_way(back, linger, cuts)
+            group.create_task(_copy_one_way(back, linger, cuts), name="splice")
+            # Here and now: what has been read of a visitor leaves together with its header.
+            await _copy_one_way(forth, linger, cuts)
     finally:
         linger.stop()
     if cuts:

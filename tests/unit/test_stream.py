@@ -62,6 +62,21 @@ def test_what_was_passed_on_is_counted_in_the_part_and_in_the_whole() -> None:
     asyncio.run(body(), debug=True)
 
 
+def test_what_was_read_before_leaves_at_once() -> None:
+    async def body() -> None:
+        _, near, far, service = await two_pairs()
+        async with asyncio.TaskGroup() as group:
+            splicing = group.create_task(reset_of(splice(Prefixed(near, b"hello"), far)))
+            receiving = group.create_task(service.receive())
+            await asyncio.sleep(0)  # one turn, in which both have begun
+            assert receiving.done()
+            assert receiving.result() == b"hello"
+            near.abort()
+            await splicing
+
+    asyncio.run(body(), debug=True)
+
+
 @pytest.mark.parametrize("cutter", [0, 3])
 def test_a_cut_of_one_side_cuts_the_other_with_its_code(cutter: int) -> None:
     async def body() -> None:
