@@ -12,7 +12,7 @@ from aioquic.quic.connection import END_STATES, QuicConnectionError, QuicReceive
 from aioquic.quic.events import StreamDataReceived
 from aioquic.quic.packet import QuicErrorCode, QuicStreamFrame
 from aioquic.quic.recovery import MAX_ACK_RANGES
-from aioquic.quic.stream import FinalSizeError
+from aioquic.quic.stream import FinalSizeError, QuicStream
 from aioquic.tls import Epoch
 
 from tunnel.transport.inbox import CHUNK_MAX_BYTES
@@ -273,8 +273,10 @@ class ReceivingConnection(BypassConnection):
         offset, at = pull_varint(plain, at) if kind & STREAM_OFFSET else (0, at)
         size, at = pull_varint(plain, at) if kind & STREAM_LENGTH else (len(plain) - at, at)
         after = at + size
-        stream = self._streams.get(stream_id)
-        if stream is None or after > len(plain) or offset + size > stream.max_stream_data_local:
+        if after > len(plain):
+            return None
+        stream = self._streams.get(stream_id) or self._open_by_peer(kind, stream_id)
+        if stream is None or offset + size > stream.max_stream_data_local:
             return None
         receiver, credit = stream.receiver, self._local_max_data
         new = max(0, offset + size - receiver.highest_offset)
@@ -289,6 +291,15 @@ class ReceivingConnection(BypassConnection):
         if event is not None:
             self._events.append(event)
         return after
+
+    def _open_by_peer(self, kind: int, stream_id: int) -> QuicStream | None:
+        """Return the stream that a frame of the peer opens; None if aioquic should judge it."""
+        streams = self._local_max_streams_bidi
+        is_next = streams.used <= stream_id // 4 < streams.value
+        if not is_next or stream_id & 2 or not self._is_peers(stream_id):
+            return None
+        stream: QuicStream = self._get_or_create_stream(kind, stream_id)
+        return stream
 
 
 _BULK = bytes((WHOLE,))

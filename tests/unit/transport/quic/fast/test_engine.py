@@ -88,6 +88,18 @@ def test_a_transfer_takes_no_step_of_aioquics(monkeypatch: pytest.MonkeyPatch) -
     assert len(wire.received[wire.relay][stream_id]) == MIB
 
 
+def test_a_stream_that_the_peer_opens_takes_no_step_of_aioquics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = join()
+    begin(wire)
+    monkeypatch.delattr(QuicConnection, "_payload_received")
+    stream_id = wire.relay.open_stream()
+    wire.relay.write(stream_id, b"hello", end=True)
+    wire.run(1)
+    assert wire.received[wire.client][stream_id] == b"hello"
+
+
 def test_the_end_of_a_chunk_waits_for_what_its_writer_writes_next() -> None:
     wire = join()
     stream_id = begin(wire)
@@ -373,20 +385,27 @@ ODD_FRAMES = st.one_of(
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.one_of(STREAM_FRAMES, ODD_FRAMES), min_size=1, max_size=4), max_size=4))
+@given(
+    st.booleans(),
+    st.lists(st.lists(st.one_of(STREAM_FRAMES, ODD_FRAMES), min_size=1, max_size=4), max_size=4),
+)
 def test_whatever_frames_come_both_engines_make_the_same_of_them(
+    is_at_relay: bool,
     packets: list[list[bytes]],
 ) -> None:
     outcomes = []
     for kind in ("fast", "stock"):
-        wire = join(relay=kind)
+        wire = join(relay=kind) if is_at_relay else join(client=kind)
         begin(wire)
+        engine, peer = wire.relay, wire.client
+        if not is_at_relay:
+            engine, peer = peer, engine
         for frames in packets:
-            packet = seal(wire.client, b"".join(frames))
-            wire.relay.receive_burst([packet], CLIENT, wire.now)
-        ending = wire.relay.termination
+            packet = seal(peer, b"".join(frames))
+            engine.receive_burst([packet], CLIENT if is_at_relay else RELAY, wire.now)
+        ending = engine.termination
         events: list[Any] = []
-        while (event := wire.relay.next_event()) is not None:
+        while (event := engine.next_event()) is not None:
             is_of_chance = isinstance(event, ConnectionIdIssued | ConnectionIdRetired)
             events.append(type(event) if is_of_chance else event)
         outcomes.append((ending and (ending.error_code, ending.frame_type), events))
