@@ -52,11 +52,8 @@ class ClientUse:
 
         Raises Refused(BUSY) if none came free.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wait_for_place()
-        except TimeoutError:
-            raise Refused(Code.BUSY, "the client has no place for one more stream") from None
+        if not self.has_place:
+            await self._wait_for_place(timeout)
         with self.held_place():  # nobody else has run since it was seen free
             yield
 
@@ -94,10 +91,14 @@ class ClientUse:
             self.bucket = client_bucket(limits, now)
         self._free.set()
 
-    async def _wait_for_place(self) -> None:
-        while not self.has_place:
-            self._free.clear()
-            await self._free.wait()
+    async def _wait_for_place(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.has_place:
+                    self._free.clear()
+                    await self._free.wait()
+        except TimeoutError:
+            raise Refused(Code.BUSY, "the client has no place for one more stream") from None
 
 
 def client_bucket(limits: GrantLimits, now: float) -> TokenBucket | None:
