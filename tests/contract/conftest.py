@@ -15,6 +15,7 @@ from tests.contract.quic_pair import quic_pair
 from tests.variants import Engines
 from tunnel.stream import Address, Connection, Stream
 from tunnel.transport import tcp
+from tunnel.transport.dialling import connect_socket
 from tunnel.transport.direct import stream as direct
 from tunnel.transport.memory import memory_pair
 from tunnel.transport.options import TransportOptions
@@ -113,7 +114,11 @@ async def pair_link(pair: Pair) -> AsyncIterator[Opener]:
 @asynccontextmanager
 async def tcp_link() -> AsyncIterator[Opener]:
     """Open sockets on loopback; all are cut at the end."""
-    async with socket_link(tcp.connect, tcp.wrap) as opener:
+
+    async def connect(address: Address, timeout: float) -> Stream:
+        return await tcp.wrap(await connect_socket(address, timeout))
+
+    async with socket_link(connect, tcp.wrap) as opener:
         yield opener
 
 

@@ -22,11 +22,9 @@ from tunnel.protocol.messages import StreamHeader, StreamKind, decode_header
 from tunnel.protocol.proxy import encode_proxy_v1, encode_proxy_v2
 from tunnel.stream import Address, Prefixed, Stream, send_last, splice
 from tunnel.tls.terminate import TlsStream, terminate
-from tunnel.transport import tcp
 from tunnel.transport.dialling import family_of_literal
-from tunnel.transport.direct import stream as direct
 from tunnel.transport.direct.crossing import Place
-from tunnel.transport.direct.stream import DirectStream
+from tunnel.transport.direct.stream import DirectStream, connect
 
 HEADER_TIMEOUT = 5.0  # seconds
 HANDSHAKE_TIMEOUT = 10.0  # for a visitor's TLS: two round trips of the slowest path
@@ -158,7 +156,7 @@ class Forwarder:
         if context is not None:
             near = await terminate(stream, context, handshake_timeout=HANDSHAKE_TIMEOUT)
         try:
-            target = await self._reach(endpoint, like=stream)
+            target = await _reach(endpoint)
         except DialFailed as failure:
             endpoint.visits.target_failures += 1
             log.debug("target did not answer", endpoint=endpoint.name, cause=failure)
@@ -176,18 +174,6 @@ class Forwarder:
                 async with asyncio.timeout(self._linger_timeout):
                     await near.peer_parted()
 
-    async def _reach(self, endpoint: Endpoint, like: Stream) -> Stream:
-        """Connect to the target, with a socket that can be joined with the visitor's if it is one.
-
-        Raises DialFailed.
-        """
-        target = endpoint.settings.target
-        where = target.address or target.path
-        if where is None:
-            raise DialFailed(f"{endpoint.name} has no target")
-        connect = direct.connect if isinstance(like, DirectStream) else tcp.connect
-        return await connect(where, TARGET_TIMEOUT)
-
 
 def fields_of(header: StreamHeader, endpoint: Endpoint) -> dict[str, object]:
     """Return who visits whom, for logs."""
@@ -201,6 +187,15 @@ def place_of(target: Address | Path | None) -> Place | None:
         return Place(socket.AF_UNIX, str(target))
     family = family_of_literal(target.host) if target is not None else None
     return Place(family, target) if target is not None and family is not None else None
+
+
+async def _reach(endpoint: Endpoint) -> Stream:
+    """Connect to the target; raises DialFailed."""
+    target = endpoint.settings.target
+    where = target.address or target.path
+    if where is None:
+        raise DialFailed(f"{endpoint.name} has no target")
+    return await connect(where, TARGET_TIMEOUT)
 
 
 async def _turn_away(stream: Stream, code: Code) -> None:

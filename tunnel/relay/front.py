@@ -26,7 +26,8 @@ from tunnel.runtime.supervision import Crowd, Work
 from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Stream
 from tunnel.transport.direct.poller import Poller, poller
-from tunnel.transport.tcp import TcpListener, wrap
+from tunnel.transport.direct.stream import DirectStream
+from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 
@@ -317,7 +318,7 @@ class Newcomer:
     # -- tasks, where there are any
 
     async def _forward(self, so_far: Unserved) -> None:
-        visitor, is_wrong_door = await wrap(self._sock), self._is_wrong_door
+        visitor, is_wrong_door = DirectStream(self._sock), self._is_wrong_door
         await self._front.forward(visitor, so_far, self._guest, is_wrong_door=is_wrong_door)
 
     async def _wait(self, elsewhere: Elsewhere, so_far: Unserved | None) -> None:
@@ -334,7 +335,7 @@ class Newcomer:
         await self._forward(replace(so_far, may_wait=fate is not Fate.STAYED))
 
     async def _answer(self, answer: bytes) -> None:
-        await turn_away(await wrap(self._sock), answer)
+        await turn_away(DirectStream(self._sock), answer)
 
     def _give(self, work: Work) -> None:
         """Leave the socket to a task, which takes this one's place in the crowd."""

@@ -10,14 +10,12 @@ import resource
 import socket
 import struct
 from collections.abc import Awaitable
-from pathlib import Path
 
-from tunnel.errors import Code, ConnectionLost, DialFailed, LocalProtocolError
+from tunnel.errors import Code, ConnectionLost, LocalProtocolError
 from tunnel.stream import Address, Splicing, Stream
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.resets import reset_watch
 
-READ_BYTES = 64 * 1024
 BULK_BYTES = 128 * 1024  # that a stream reads at most: half of what each wake-up costs is its own
 BACKLOG = 1024
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -197,30 +195,6 @@ async def wrap(sock: socket.socket) -> TcpStream:
     except BaseException:
         sock.close()
         raise
-    return stream
-
-
-async def connect(target: Address | Path, timeout: float) -> TcpStream:
-    """Connect to a TCP address, trying all that its name resolves to, or to a Unix socket.
-
-    Raises DialFailed. Cancel-safe.
-    """
-    try:
-        async with asyncio.timeout(timeout):
-            return await _connect(target)
-    except TimeoutError as error:
-        raise DialFailed(f"cannot connect to {target}: no answer within {timeout:g} s") from error
-    except (OSError, UnicodeError) as error:
-        raise DialFailed(f"cannot connect to {target}: {reason_of(error)}") from error
-
-
-async def _connect(target: Address | Path) -> TcpStream:
-    loop = asyncio.get_running_loop()
-    if isinstance(target, Path):
-        _, stream = await loop.create_unix_connection(TcpStream, str(target))
-    else:
-        transport, stream = await loop.create_connection(TcpStream, target.host, target.port)
-        tune(transport.get_extra_info("socket"))
     return stream
 
 

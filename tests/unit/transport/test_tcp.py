@@ -16,8 +16,9 @@ from tests.unit.transport.loops import on_both_loops, run_on
 from tunnel.errors import ConnectionLost, DialFailed, StreamReset
 from tunnel.stream import Address
 from tunnel.transport import dialling, tcp
+from tunnel.transport.direct.stream import connect
 from tunnel.transport.resets import reset_watch
-from tunnel.transport.tcp import TcpListener, TcpStream, connect, wrap
+from tunnel.transport.tcp import TcpListener, TcpStream, wrap
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -278,9 +279,8 @@ def test_every_address_of_a_name_is_tried_though_one_never_answers(loop: str) ->
 def test_a_name_that_is_none_is_a_failed_dial(loop: str) -> None:
     async def body() -> None:
         address = Address("x" * 64 + ".test", 443)
-        for attempt in (connect(address, 1), dialling.connect_socket(address, 1)):
-            with pytest.raises(DialFailed, match="not a host name"):
-                await attempt
+        with pytest.raises(DialFailed, match="not a host name"):
+            await connect(address, 1)
 
     run_on(loop, body())
 

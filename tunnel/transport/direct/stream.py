@@ -1,4 +1,4 @@
-"""A direct socket as a Stream, and the way from a pair of them to a joint."""
+"""A socket of the poller as a Stream, and the way from a pair of them to a joint."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ from tunnel.stream import Address, Splicing, Stream
 from tunnel.transport.dialling import connect_socket, connect_unix_socket
 from tunnel.transport.direct.joint import Joint, Terms, reset
 from tunnel.transport.direct.poller import FAILED, READABLE, WRITABLE, poller
-from tunnel.transport.tcp import READ_BYTES, address_of, tune
+from tunnel.transport.tcp import BULK_BYTES, address_of, tune
 
 TURN_READS = 16  # reads in a row that never had to wait; then the rest of the loop has its turn
 
@@ -78,7 +78,7 @@ class DirectStream:
         while not self.has_ended:
             self._check()
             try:
-                data = self._sock.recv(READ_BYTES)
+                data = self._sock.recv(BULK_BYTES)
             except BlockingIOError:
                 await self._wait_to_read()
             except OSError:
