@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +16,6 @@ from tests.e2e.visitors import parse, read_all, request, tls
 from tests.e2e.world import ROOT, Client, Relay, World, new_world, program
 from tests.ports import free_port
 from tunnel.client.doctor import examination
-from tunnel.runtime.findings import Finding
 from tunnel.settings.load import load_client
 
 NOWHERE = ("--socket", "nowhere.sock")  # so that the running program is not found
@@ -131,13 +130,8 @@ def findings_of(setting: Setting, way: str, password: str = "") -> dict[str, str
     text = setting.client.settings.read_text()
     settings = setting.world.folder / "proxied.toml"
     settings.write_text(text.replace("pin =", f'transport = "h2"\nproxy = "{way}"\npin =', 1))
-
-    async def examine() -> Iterable[Finding]:
-        findings = await examination.examine(load_client(settings, {"PASSWORD": password}), None)
-        await asyncio.sleep(0.5)  # TLS connections that the relay was late to close are closed
-        return findings
-
-    findings = asyncio.run(examine())
+    loaded = load_client(settings, {"PASSWORD": password})
+    findings = asyncio.run(examination.examine(loaded, None))
     return {finding.check: finding.outcome.value for finding in findings}
 
 

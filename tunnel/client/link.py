@@ -43,7 +43,7 @@ from tunnel.protocol.messages import (
     Welcome,
 )
 from tunnel.protocol.registration import ClientRegistration, FromRelay
-from tunnel.runtime.control import ControlChannel, keep_alive, part
+from tunnel.runtime.control import ControlChannel, gone, keep_alive, part
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.stream import Address, Connection
 
@@ -211,7 +211,7 @@ class Link:
         if not isinstance(error, ConnectionLost):
             return ending_of(error)
         if self._departure.asked.is_set():
-            return Ending(Code.OK, LEFT)
+            return await _left(self._exchange)
         if self._exchange is not None and self._exchange.connection.is_closed:
             # Its streams were only cut; the connection knows why.
             return ending_of(await self._exchange.connection.wait_closed())
@@ -388,6 +388,14 @@ def accept_only(message: FromRelay) -> FromRelay:
     if isinstance(message, Reject | Bye):
         raise Refused(message.reason.code, message.message, message.retry_after)
     return message
+
+
+async def _left(exchange: _Exchange | None) -> Ending:
+    """See the end of a connection that the relay was quicker to close than we to wait for it."""
+    if exchange is not None:
+        exchange.connection.close()
+        await gone(exchange.connection)
+    return Ending(Code.OK, LEFT)
 
 
 async def _part(exchange: _Exchange, ending: Ending) -> None:

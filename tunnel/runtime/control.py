@@ -6,7 +6,7 @@ Relay and client run the same code over their own registration machine; no trans
 import asyncio
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from tunnel.stream import Connection, Stream
 
 _GLANCE = 0.2  # seconds between looks for a sign of life once one was missed
 PARTING_TIMEOUT = 1.0  # closing at once would lose the last message
+CLOSING_TIMEOUT = 1.5  # more than TLS waits for the last word of a peer
 
 Event_co = TypeVar("Event_co", covariant=True)
 Message_contra = TypeVar("Message_contra", contravariant=True)
@@ -137,16 +138,27 @@ async def part(
 ) -> None:
     """End a connection on purpose: say why, wait for the peer to close it, close it.
 
-    Takes PARTING_TIMEOUT at most and never raises but for cancellation.
+    Nothing of it is left then: a peer that does not listen has PARTING_TIMEOUT, and its transport
+    CLOSING_TIMEOUT to end without it. Never raises but for cancellation.
     """
     try:
-        async with asyncio.timeout(PARTING_TIMEOUT):
-            await channel.leave(code, message, retry_after)
-            await connection.wait_closed()
-    except (TimeoutError, ConnectionLost):
-        pass  # a peer that does not listen is closed without it
+        with suppress(TimeoutError, ConnectionLost):
+            async with asyncio.timeout(PARTING_TIMEOUT):
+                await channel.leave(code, message, retry_after)
+                await connection.wait_closed()
     finally:
         connection.close(code, message)
+    await gone(connection)
+
+
+async def gone(connection: Connection) -> None:
+    """Wait until nothing is left of a connection that has been closed, by either end.
+
+    Takes CLOSING_TIMEOUT at most.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSING_TIMEOUT):
+            await connection.wait_closed()
 
 
 async def keep_alive(
