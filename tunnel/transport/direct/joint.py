@@ -12,6 +12,7 @@ from tunnel.stream import TOLD_BYTES, Tally
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, Poller
 from tunnel.transport.direct.way import Way
 
+MESSAGES = 16  # after which a pair is taken to stay, and moved to where it is answered sooner
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
@@ -37,6 +38,7 @@ class Joint:
     """
 
     __slots__ = (
+        "_messages",
         "_poller",
         "_settle",
         "_terms",
@@ -60,6 +62,7 @@ class Joint:
         self._terms = terms
         self._settle: Callable[[Code], None] | None = settle
         self._timer: asyncio.TimerHandle | None = None
+        self._messages = 0
         self.near = near
         self.far = far
         self.forth = Way(near, far, poller.pipes)
@@ -80,8 +83,7 @@ class Joint:
 
         If the way forth was said not to be `is_ending`, the near side has nothing to be read now.
         """
-        self._poller.watch(self.near, partial(self._wake, self.forth, self.back))
-        self._poller.watch(self.far, partial(self._wake, self.back, self.forth))
+        self._watch()
         self._wait_at_most(self._terms.idle_timeout)
         self._pump(self.back)
         if self.forth.is_ending or self.forth.rest:
@@ -102,6 +104,11 @@ class Joint:
 
     # -- events
 
+    def _watch(self) -> None:
+        self._messages = 0
+        self._poller.watch(self.near, partial(self._wake, self.forth, self.back))
+        self._poller.watch(self.far, partial(self._wake, self.back, self.forth))
+
     def _wake(self, outward: Way, inward: Way, events: int) -> None:
         """One socket has news: `outward` begins at it, `inward` ends there."""
         if events & WRITABLE and inward.is_blocked:
@@ -111,8 +118,33 @@ class Joint:
             if events & ENDING:
                 outward.is_ending = True
             self._pump(outward)
+            self._messages += 1
+            if self._messages == MESSAGES:
+                self._settle_down()
         if events & FAILED:
             self.cut()
+
+    def _settle_down(self) -> None:
+        """Let the loop read both sockets from now on, unless there is more to it than messages."""
+        self._messages = 0
+        if self._settle is not None and self.forth.is_plain and self.back.is_plain:
+            self._poller.move(self.near, partial(self._hand_on, self.forth))
+            self._poller.move(self.far, partial(self._hand_on, self.back))
+
+    def _hand_on(self, way: Way) -> None:
+        """A socket that the loop reads has something; what is no short message undoes that."""
+        try:
+            if not way.hand_on():
+                self._watch()
+                if way.has_ended:
+                    self._finish(way)
+        except OSError:
+            self.cut()
+            return
+        if self._timer is not None:
+            self.moved_at = self._poller.loop.time()
+        if way.passed >= TOLD_BYTES:
+            self._tell()
 
     def _pump(self, way: Way) -> None:
         if self._settle is None or way.has_ended:

@@ -58,23 +58,28 @@ class Way:
         claims = (("bulk", self.is_bulk), ("blocked", self.is_blocked), ("end", self.has_ended))
         return f"<Way {self.passed} bytes {' '.join(word for word, claim in claims if claim)}>"
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but its next message is to be expected of it."""
+        special = self.is_blocked or self.is_bulk or self.is_ending or self.has_ended or self.rest
+        return not special
+
+    def hand_on(self) -> bool:
+        """Copy the next message of a plain way; return whether it is plain still.
+
+        Raises OSError if either socket has failed.
+        """
+        return not (self._copy() or self.is_blocked or self.has_ended)
+
     def pump(self) -> bool:
         """Move what can be moved now; return whether there is more, for another turn.
 
         Raises OSError if either socket has failed.
         """
-        if self.is_blocked or self.has_ended:
-            return False
-        if not (self.is_bulk or self.rest or self._pipe is not None) and not self._copy():
-            return False  # by far the most
-        self._moved = 0
-        for _ in range(ROUNDS):
-            if (self.rest or self._pipe is not None) and not self._give():
-                return False
-            more = self._splice() if self.is_bulk else self._copy()
-            if not more:
-                return False
-        return True
+        self._moved, rounds = 0, ROUNDS
+        while rounds and self._give() and self._take():
+            rounds -= 1
+        return not rounds
 
     def drop(self) -> None:
         """Give up what is in hand, once no more is to be moved."""
@@ -82,13 +87,17 @@ class Way:
         self._release()
 
     def _give(self) -> bool:
-        """Give the sink what is in hand; return whether it took all."""
-        if self.rest:
+        """Give the sink what is in hand; return whether it takes more."""
+        if self.rest and not self.is_blocked:
             rest, self.rest = self.rest, b""
             self._send(memoryview(rest))
         if self._pipe is not None and not self.is_blocked:
             self._drain(self._pipe)
         return not self.is_blocked
+
+    def _take(self) -> bool:
+        """Take more from the source; return whether there is something to give, or may be."""
+        return self._splice() if self.is_bulk else self._copy()
 
     def _send(self, octets: memoryview) -> None:
         try:

@@ -13,15 +13,19 @@ import pytest
 
 from tests.unit.transport.direct.pairs import Ends, cut, drink, feed, joined
 from tunnel.errors import Code
-from tunnel.transport.direct.joint import Terms
+from tunnel.stream import TOLD_BYTES
+from tunnel.transport.direct.joint import MESSAGES, Terms
 from tunnel.transport.direct.pipes import PIPE_BYTES
 from tunnel.transport.direct.poller import poller
 
 MIB = 1 << 20
 
 
-async def exchange(ends: Ends, seed: int, size: int = 3 * MIB) -> None:
-    """Send random bytes both ways at random paces, and compare them."""
+async def exchange(ends: Ends, seed: int, size: int = 3 * MIB, counted: int = 0) -> None:
+    """Send random bytes both ways at random paces, and compare them.
+
+    `counted` bytes have passed each way before.
+    """
     dice = random.Random(seed)
     there, back = dice.randbytes(dice.randrange(size)), dice.randbytes(dice.randrange(size))
     async with asyncio.TaskGroup() as group:
@@ -32,7 +36,8 @@ async def exchange(ends: Ends, seed: int, size: int = 3 * MIB) -> None:
     assert arrived.result() == there
     assert returned.result() == back
     assert await ends.ended is Code.OK
-    assert (ends.tally.forth, ends.tally.back) == (len(there), len(back))
+    tally = ends.tally
+    assert (tally.forth, tally.back) == (counted + len(there), counted + len(back))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -81,7 +86,14 @@ def test_a_finish_ends_one_direction_only(first: str) -> None:
     asyncio.run(body(), debug=True)
 
 
-PHASES = ("at once", "after a message", "within bulk", "after a finish", "after the other's finish")
+PHASES = (
+    "at once",
+    "after a message",
+    "after many",
+    "within bulk",
+    "after a finish",
+    "after the other's finish",
+)
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -123,6 +135,8 @@ async def reach(phase: str, one: socket.socket, other: socket.socket) -> None:
     if phase == "after a message":
         await loop.sock_sendall(one, b"hello")
         assert await loop.sock_recv(other, 10) == b"hello"
+    elif phase == "after many":
+        await converse(one, other)
     elif phase == "within bulk":
         for _ in range(8):
             await loop.sock_sendall(one, bytes(100_000))
@@ -132,6 +146,88 @@ async def reach(phase: str, one: socket.socket, other: socket.socket) -> None:
     elif phase == "after the other's finish":
         other.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(one, 10) == b""
+
+
+# -- after many short messages
+
+
+async def converse(one: socket.socket, other: socket.socket) -> None:
+    """Ask and answer until the loop reads both sockets of the joint itself."""
+    loop = asyncio.get_running_loop()
+    for _ in range(MESSAGES):
+        for speaker, listener in ((one, other), (other, one)):
+            await loop.sock_sendall(speaker, b"word")
+            assert await loop.sock_recv(listener, 10) == b"word"
+    assert repr(poller()) == "<Poller 0 sockets, 2 read by the loop>"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_byte_arrives_of_what_follows_many_messages(seed: int) -> None:
+    async def body() -> None:
+        async with joined() as ends:
+            await converse(ends.near, ends.far)
+            words = len(b"word") * MESSAGES
+            await exchange(ends, seed, counted=words)
+
+    asyncio.run(body(), debug=True)
+
+
+def test_one_who_has_talked_may_finish_and_the_other_still_be_heard() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with joined() as ends:
+            await converse(ends.near, ends.far)
+            ends.near.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(ends.far, 10) == b""
+            await loop.sock_sendall(ends.far, bytes(MIB))
+            ends.far.shutdown(socket.SHUT_WR)
+            assert len(await drink(ends.near, random.Random(0))) == MIB
+            assert await ends.ended is Code.OK
+
+    asyncio.run(body(), debug=True)
+
+
+def test_after_many_messages_a_reader_that_stands_still_stops_the_sender() -> None:
+    async def body() -> None:
+        content = random.Random(8).randbytes(24 * MIB)
+        async with joined() as ends, asyncio.TaskGroup() as group:
+            await converse(ends.near, ends.far)
+            sending = group.create_task(feed(ends.near, content, random.Random(1)))
+            await turns_until(lambda: ends.joint.forth.is_blocked)
+            assert not sending.done()
+            assert await drink(ends.far, random.Random(2)) == content
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_conversation_is_not_idle_and_silence_after_it_is() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with joined(Terms(idle_timeout=0.1)) as ends:
+            await converse(ends.near, ends.far)
+            start = loop.time()
+            while loop.time() < start + 0.3:
+                await loop.sock_sendall(ends.near, b"word")
+                assert await loop.sock_recv(ends.far, 10) == b"word"
+            assert await ends.ended is Code.TIMEOUT
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_conversation_is_counted_while_it_goes_on() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with joined() as ends:
+            await converse(ends.near, ends.far)
+            while not ends.tally.forth:
+                await loop.sock_sendall(ends.near, bytes(1000))
+                assert await loop.sock_recv(ends.far, MIB)
+            assert 2 * TOLD_BYTES > ends.tally.forth >= TOLD_BYTES
+
+    asyncio.run(body(), debug=True)
+
+
+# -- who stands still
 
 
 def test_a_reader_that_stands_still_stops_the_sender_and_loses_nothing() -> None:
@@ -255,7 +351,7 @@ def test_no_descriptor_is_left_and_no_pipe_with_foreign_bytes_is_used_again() ->
         assert (
             len(os.listdir("/proc/self/fd")) <= before + 4
         )  # three of the loop, one of its poller
-        assert repr(poller()) == "<Poller 0 sockets>"
+        assert repr(poller()) == "<Poller 0 sockets, 0 read by the loop>"
 
     before = len(os.listdir("/proc/self/fd"))
     asyncio.run(body(), debug=True)
