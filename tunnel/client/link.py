@@ -12,13 +12,10 @@ from functools import partial
 from typing import Protocol
 
 from tunnel import __version__
-from tunnel.client.challenges import Challenges
 from tunnel.client.ending import LEFT, Ending, ending_of
-from tunnel.client.endpoints import Keypair
-from tunnel.client.forward import Forwarder
 from tunnel.client.offers import Offers
+from tunnel.client.passage import Passage
 from tunnel.client.racing import Lane
-from tunnel.client.way import Way
 from tunnel.errors import (
     Code,
     ConnectionLost,
@@ -51,28 +48,6 @@ SOFTWARE = f"tunnel/{__version__}"
 WITHDRAWAL_TIMEOUT = 5.0  # for the relay to confirm that no new visitors come
 
 Channel = ControlChannel[FromRelay, Serve | Ping | Pong]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Claim:
-    """Who we are to a relay, and what for."""
-
-    keypair: Keypair
-    instance: bytes
-    names: tuple[str, ...]
-    extension: bytes | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Passage:
-    """What all links of one uplink have in common; times are in seconds."""
-
-    way: Way
-    claim: Claim
-    forwarder: Forwarder
-    challenges: Challenges
-    register_timeout: float
-    heartbeat: float
 
 
 class LinkOwner(Protocol):

@@ -15,7 +15,7 @@ from tunnel.client.endpoints import Endpoint, Keypair, by_name
 from tunnel.client.favourites import Favourites
 from tunnel.client.forward import Forwarder
 from tunnel.client.journal import Journal
-from tunnel.client.link import Claim, Passage
+from tunnel.client.passage import Claim, Passage
 from tunnel.client.racing import Rules
 from tunnel.client.refusals import stanza
 from tunnel.client.terms import Terms

@@ -15,7 +15,8 @@ from tunnel.client.ending import Ending
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.favourites import Favourites
 from tunnel.client.journal import Journal
-from tunnel.client.link import Link, Passage
+from tunnel.client.link import Link
+from tunnel.client.passage import Passage
 from tunnel.client.racing import Course, Lane
 from tunnel.client.served import ServedNames
 from tunnel.client.staying import Staying

@@ -15,7 +15,8 @@ from tunnel.client.doctor.sights import Knock
 from tunnel.client.ending import Ending
 from tunnel.client.endpoints import Keypair
 from tunnel.client.forward import Forwarder
-from tunnel.client.link import Claim, Link, Passage
+from tunnel.client.link import Link
+from tunnel.client.passage import Claim, Passage
 from tunnel.client.refusals import advice, stanza
 from tunnel.client.sessions import Wish
 from tunnel.protocol.fields import Reason
