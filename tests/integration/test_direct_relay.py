@@ -24,6 +24,7 @@ from tests.integration.stage import (
     relay_settings,
 )
 from tests.integration.visitors import Cut, Visitor, visiting
+from tests.unit.transport.direct.pairs import deafen
 from tunnel.errors import Code
 from tunnel.protocol.direct import SPARES_LIMIT
 from tunnel.protocol.messages import StreamKind, Welcome
@@ -390,6 +391,23 @@ def test_a_visitor_is_said_again_to_the_next_spare(tmp_path: Path, run: Run, end
                 assert await second.hear(9) == b" and more"
                 await goes_on(visitor, second)
             assert s.view.ways.direct.unanswered == 1
+
+    run(body())
+
+
+def test_where_one_spare_is_silent_no_older_one_is_tried(tmp_path: Path, run: Run) -> None:
+    async def body() -> None:
+        hasty = replace(PATIENT, open_stream=0.3)
+        async with scene(settings_for(tmp_path, timeouts=hasty)) as s:
+            old, forgotten = await s.fresh(), await s.fresh()
+            deafen(forgotten.sock)
+            async with s.visiting() as visitor:
+                await until(lambda: s.spares.total == 1)
+                young = await s.fresh()
+                await heard(young, s)
+                await old.ended()
+                await goes_on(visitor, young)
+            assert (s.spares.died, s.view.ways.direct.unanswered) == (1, 1)
 
     run(body())
 

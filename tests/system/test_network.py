@@ -232,17 +232,18 @@ def test_visitors_are_served_again_soon_after_an_outage(scene: Scene, record: Re
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("scene", [Variant(ASKED.engines, direct=True)], indirect=True, ids=str)
-def test_spares_that_a_middlebox_has_forgotten_delay_visitors_and_are_replaced(
+def test_spares_that_a_middlebox_has_forgotten_delay_one_visitor_a_little_and_are_replaced(
     scene: Scene, record: Record
 ) -> None:
     client = scene.client()
     scene.await_direct(client)
     scene.path.command("forget tcp")
-    start = time.monotonic()
-    assert scene.visit(client) == GREETING  # over QUIC, after two spares of `open_stream` each
-    seconds = time.monotonic() - start
-    record("first visitor served after", seconds)
-    assert seconds <= 2 * 5 + 4
+    for which, within in (("first", 2.5), ("second", 1.0)):
+        start = time.monotonic()
+        assert scene.visit(client) == GREETING  # over QUIC: one silent spare speaks for them all
+        seconds = time.monotonic() - start
+        record(f"{which} visitor served after", seconds)
+        assert seconds <= within
     # Keep-alive finds them dead: 30 s without a word, and three probes 10 s apart.
     seconds = scene.seconds_until(lambda: scene.goes_direct(client), within=90)
     record("direct again after", seconds)

@@ -20,6 +20,7 @@ from tunnel.transport.direct.poller import Poller
 from tunnel.transport.direct.trial import Outcome, Trial
 
 ATTEMPTS = 2  # spares for one visitor; of REOPENINGS, the others are left for streams
+SILENCE = 1.2  # seconds; the kernel counts from the first repetition, which a slow path puts off
 
 log = get_log(__name__)
 
@@ -67,7 +68,7 @@ class DirectRouting:
     @property
     def silence_timeout(self) -> float:
         """The seconds after which a spare is lost whose far end acknowledges nothing."""
-        return self._timeouts.open_stream
+        return min(SILENCE, self._timeouts.open_stream)
 
     def choose(self, name: str) -> tuple[Link, Spare] | None:
         """Return the spare to try next, None where a stream is the way."""
@@ -79,6 +80,12 @@ class DirectRouting:
             return None
         spare = self._spares.take(link.session)
         return None if spare is None else (link, spare)
+
+    def lost(self, spare: Spare, outcome: Outcome) -> None:
+        """A spare has not answered: if it was silent, those that have waited longer are dead."""
+        self.unanswered += 1
+        if outcome is Outcome.SILENT:
+            self._spares.distrust(spare)
 
     def terms(self, link: Link) -> Terms:
         """Return how long a visitor of this link may be still, and where its bytes are counted."""
@@ -100,6 +107,7 @@ class Visit:
         "_poller",
         "_routing",
         "_said",
+        "_spare",
         "_trial",
         "_visitor",
     )
@@ -121,6 +129,7 @@ class Visit:
         self._errand = errand
         self._attempts = so_far.attempts
         self._link: Link | None = None
+        self._spare: Spare | None = None
         self._trial: Trial | None = None
 
     def __repr__(self) -> str:
@@ -140,6 +149,7 @@ class Visit:
         link, spare = chosen
         terms = self._routing.terms(link)
         trial = self._trial = Trial(self._poller, self._visitor, spare.sock, terms, self._settled)
+        self._spare = spare
         self._enter(link, trial)
         try:
             sealed = spare.sealed(encode(self._errand.header()))
@@ -149,14 +159,14 @@ class Visit:
             raise
 
     def _settled(self, outcome: Outcome) -> None:
-        trial = self._trial
-        if trial is None or self._link is None:
+        trial, spare = self._trial, self._spare
+        if trial is None or spare is None or self._link is None:
             return
         self._leave(self._link, trial)
-        if outcome is not Outcome.LOST:
+        if outcome not in (Outcome.LOST, Outcome.SILENT):
             self._errand.served()
             return
-        self._routing.unanswered += 1
+        self._routing.lost(spare, outcome)
         self._said, self._attempts = bytes(trial.said), self._attempts + 1
         label = self._link.session.label
         log.debug("spare ended without an answer", name=self._name, session=label)

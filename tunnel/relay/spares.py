@@ -106,6 +106,16 @@ class Spares:
         self.total -= 1
         return pool.idle.pop()
 
+    def distrust(self, silent: Spare) -> None:
+        """Close the spares that have waited longer than one that was found to be dead.
+
+        What has forgotten that one without a word, most likely a NAT, has forgotten them before.
+        """
+        pool = silent.pool
+        older = [each for each in pool.idle if each.prelude.counter < silent.prelude.counter]
+        for each in older:
+            self._bury(each)
+
     def _objection(self, pool: SparePool | None, prelude: Prelude) -> str | None:
         """Return why a prelude is not accepted; a counter is only taken once it was proved."""
         if pool is None:
@@ -120,9 +130,12 @@ class Spares:
 
     def _wake(self, spare: Spare, events: int) -> None:
         if events & READABLE:
-            self.died += 1
-            spare.pool.idle.remove(spare)
-            self._close(spare)
+            self._bury(spare)
+
+    def _bury(self, spare: Spare) -> None:
+        self.died += 1
+        spare.pool.idle.remove(spare)
+        self._close(spare)
 
     def _end(self, token: bytes) -> None:
         pool = self._pools.pop(token)

@@ -21,6 +21,7 @@ class Outcome(Enum):
 
     ANSWERED = auto()
     LOST = auto()  # the spare ended first: the visitor is untouched
+    SILENT = auto()  # the same, as the spare's far end acknowledged nothing
     GONE = auto()  # the visitor did
 
 
@@ -28,8 +29,8 @@ class Trial:
     """One attempt; `settle` is called once with its outcome, after the joint if there is one.
 
     That is in a turn of its own, whoever ends the attempt. `said` is all that the visitor has said
-    so far. `header` goes before it. Both sockets are the trial's until it is LOST: then the
-    visitor's is the caller's again.
+    so far. `header` goes before it. Both sockets are the trial's until it is LOST or
+    SILENT: then the visitor's is the caller's again.
     """
 
     __slots__ = (
@@ -68,7 +69,8 @@ class Trial:
     def begin(self, header: bytes, said: bytes, silence_timeout: float) -> None:
         """Send what there is, and wait for an answer.
 
-        A spare whose kernel acknowledges nothing for `silence_timeout` seconds is lost.
+        A spare whose far kernel acknowledges nothing for `silence_timeout` seconds is lost. Whoever
+        is behind that kernel may take its time.
         """
         self.said += said
         self._unsent = header + said
@@ -113,8 +115,9 @@ class Trial:
         """Begin the joint if a byte has come, lose the spare if its end has."""
         try:
             is_answer = not events & ENDING or bool(self.spare.recv(1, socket.MSG_PEEK))
-        except OSError:
-            is_answer = False
+        except OSError as error:
+            self._lose(error)
+            return
         if is_answer:  # and all that the visitor has said so far was read
             self._join(is_heard=True, is_ending=bool(events & ENDING))
         else:
@@ -147,8 +150,8 @@ class Trial:
             sent = self.spare.send(self._unsent) if self._unsent else 0
         except BlockingIOError:
             return
-        except OSError:
-            self._lose()
+        except OSError as error:
+            self._lose(error)
             return
         self._unsent = self._unsent[sent:]
 
@@ -173,12 +176,13 @@ class Trial:
     def _end(self, _code: Code) -> None:
         self._tell(Outcome.ANSWERED)
 
-    def _lose(self) -> None:
-        self._outcome = Outcome.LOST
+    def _lose(self, error: OSError | None = None) -> None:
+        is_silent = isinstance(error, TimeoutError)  # ETIMEDOUT, of TCP_USER_TIMEOUT
+        self._outcome = Outcome.SILENT if is_silent else Outcome.LOST
         reset(self.spare)
         self._poller.close(self.spare)
         self._poller.forget(self.visitor)
-        self._tell(Outcome.LOST)
+        self._tell(self._outcome)
 
     def _part(self, outcome: Outcome) -> None:
         self._outcome = outcome

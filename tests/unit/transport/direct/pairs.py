@@ -1,8 +1,10 @@
 """Sockets on loopback, two of them joined: `near` and `far` are the ends that a test holds."""
 
 import asyncio
+import ctypes
 import random
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,9 @@ from tunnel.errors import Code
 from tunnel.stream import Tally
 from tunnel.transport.direct.joint import Joint, Terms, reset
 from tunnel.transport.direct.poller import poller
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
 
 
 def connected() -> tuple[socket.socket, socket.socket]:
@@ -52,6 +57,17 @@ async def joined(terms: Terms | None = None) -> AsyncIterator[Ends]:
         joint.cut()
         near.close()
         far.close()
+
+
+def deafen(sock: socket.socket) -> None:
+    """Let the kernel drop all that comes for a socket, and acknowledge nothing of it.
+
+    To its far end it looks like a path that has gone without a word.
+    """
+    drop_all = struct.pack("=HBBI", RETURN, 0, 0, 0)  # one struct sock_filter
+    with memoryview(bytearray(drop_all)) as program:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(program))
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", 1, address))
 
 
 async def feed(sock: socket.socket, content: bytes, dice: random.Random) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.unit.transport.direct.pairs import connected, cut
+from tests.unit.transport.direct.pairs import connected, cut, deafen
 from tunnel.errors import Code
 from tunnel.transport.direct.joint import Terms
 from tunnel.transport.direct.poller import poller
@@ -27,14 +27,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
+async def scene(silence_timeout: float = 5, *, is_deaf: bool = False) -> AsyncIterator[Scene]:
     """Begin a trial with a header and a hello."""
     visitor, inner = connected()
     spare, client = connected()
+    if is_deaf:
+        deafen(client)
     poller().watch(spare, lambda _: None)
     settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     trial = Trial(poller(), inner, spare, Terms(linger_timeout=5), settled.set_result)
-    trial.begin(b"header", b"hello", silence_timeout=5)
+    trial.begin(b"header", b"hello", silence_timeout)
     try:
         yield Scene(trial, visitor, client, inner, settled)
     finally:
@@ -87,6 +89,32 @@ def test_a_spare_that_ends_unanswered_leaves_the_visitor_and_what_it_said(end: s
             assert bytes(s.trial.said) == b"hello and more"
             await loop.sock_sendall(s.visitor, b" still here")
             assert await read(s.inner, 11) == b" still here"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_spare_whose_far_end_acknowledges_nothing_is_lost_in_time() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene(0.3, is_deaf=True) as s:
+            begun = loop.time()
+            await loop.sock_sendall(s.visitor, b" and more")
+            assert await s.settled is Outcome.SILENT
+            assert 0.2 < loop.time() - begun < 3
+            assert bytes(s.trial.said) == b"hello and more"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_spare_whose_far_end_takes_its_time_to_answer_is_kept() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene(0.1) as s:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await asyncio.shield(s.settled)
+            await loop.sock_sendall(s.client, b"answer")
+            assert await read(s.visitor, 6) == b"answer"
 
     asyncio.run(body(), debug=True)
 
