@@ -130,12 +130,7 @@ TABLES: dict[str, Callable[[Stored], str]] = {
         },
     ),
     "idle": _by_contender(
-        "idle",
-        {
-            "alone MiB/s": "alone MiB/s",
-            "beside idle MiB/s": "beside idle MiB/s",
-            "change %": "change %",
-        },
+        "idle", {name: name for name in ("alone MiB/s", "beside idle MiB/s", "change %")}
     ),
 }
 

@@ -12,7 +12,6 @@ from tunnel.tls.slots import CertificateSlot
 from tunnel.transport.options import TransportOptions
 
 _OVER_DATAGRAMS = frozenset({"quic"})
-_OVER_SOCKETS = frozenset({"h2", "direct"})
 
 Dialer = Callable[[Address, Trust, TransportOptions, str | None], Awaitable[Connection]]
 
@@ -20,11 +19,6 @@ Dialer = Callable[[Address, Trust, TransportOptions, str | None], Awaitable[Conn
 def takes_datagrams(transports: Iterable[str]) -> bool:
     """Say whether any of the transports comes in datagrams, and needs a UDP address."""
     return not _OVER_DATAGRAMS.isdisjoint(transports)
-
-
-def takes_sockets(transports: Iterable[str]) -> bool:
-    """Say whether any of the transports comes on accepted TCP sockets."""
-    return not _OVER_SOCKETS.isdisjoint(transports)
 
 
 def takes_handshakes(transports: Iterable[str]) -> bool:

@@ -49,13 +49,11 @@ def pull_varint(plain: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(plain[at:after], "big") & ((1 << (8 * size - 2)) - 1), after
 
 
-def whole_header(stream_id: int, offset: int) -> bytes:
-    """Return the beginning of a packet that holds nothing but bytes of one stream."""
-    return WHOLE_HEADER.pack(WHOLE, stream_id | VARINT_4, offset | VARINT_8)
-
-
 def whole_headers(stream_id: int, offset: int, size: int, count: int) -> bytes:
-    """Return these for `count` packets of `size` bytes each (not 0), one behind the other."""
+    """Return the beginnings of packets that hold nothing but bytes of one stream.
+
+    There are `count` of them, of `size` bytes each (not 0), one behind the other.
+    """
     start = offset | VARINT_8
     offsets = range(start, start + count * size, size)
     headers = bytearray(struct.pack(">" + "5xQ" * count, *offsets))

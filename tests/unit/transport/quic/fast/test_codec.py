@@ -88,7 +88,7 @@ def test_stream_frames_are_what_their_bytes_say(
 def test_the_header_of_bulk_is_a_stream_frame_to_the_end_of_the_packet(
     stream_id: int, offset: int
 ) -> None:
-    header = codec.whole_header(stream_id, offset)
+    header = codec.whole_headers(stream_id, offset, 1, 1)
     assert len(header) == codec.WHOLE_HEADER.size
     buf = Buffer(data=header)
     assert [buf.pull_uint_var() for _ in range(3)] == [0x0C, stream_id, offset]
