@@ -33,6 +33,7 @@ from tunnel.relay.spares import Spares
 from tunnel.relay.status import OneProcess
 from tunnel.settings.values import GrantLimits, RelayLimits, RelaySettings, RelayTimeouts
 from tunnel.tls.identity import generate
+from tunnel.transport.direct.joint import MESSAGES
 
 TRANSPORTS = ("quic", "h2", "direct")
 KEY = generate()
@@ -165,6 +166,27 @@ def test_what_passes_is_counted_for_the_session(tmp_path: Path, run: Run) -> Non
             assert (tally.forth, tally.back) == (5, 4)
 
     run(body())
+
+
+def test_a_visitor_may_ask_often_then_get_much_and_be_cut(tmp_path: Path, run_on_each: Run) -> None:
+    async def body() -> None:
+        async with scene(settings_for(tmp_path)) as s:
+            spare = await s.fresh()
+            async with s.visiting() as visitor:
+                await heard(spare, s)
+                for _ in range(2 * MESSAGES):
+                    await goes_on(visitor, spare)
+                much = bytes(range(256)) * 4096
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(spare.say(much))
+                    assert await visitor.hear(len(much)) == much
+                for _ in range(2 * MESSAGES):
+                    await goes_on(visitor, spare)
+                spare.reset()
+                with pytest.raises(Cut):
+                    await visitor.hear_all()
+
+    run_on_each(body())
 
 
 def test_a_validation_never_goes_direct(tmp_path: Path, run: Run) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from tunnel.errors import Code
 from tunnel.stream import TOLD_BYTES, Tally
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, Poller
-from tunnel.transport.direct.way import Way
+from tunnel.transport.direct.way import Way, messenger
 
 MESSAGES = 16  # after which a pair is taken to stay, and moved to where it is answered sooner
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
@@ -43,10 +43,10 @@ class Joint:
         "_settle",
         "_terms",
         "_timer",
+        "_waits_since",
         "back",
         "far",
         "forth",
-        "moved_at",
         "near",
     )
 
@@ -67,7 +67,7 @@ class Joint:
         self.far = far
         self.forth = Way(near, far, poller.pipes)
         self.back = Way(far, near, poller.pipes)
-        self.moved_at = 0.0
+        self._waits_since = 0.0
 
     def __repr__(self) -> str:
         state = "joined" if self._settle is not None else "over"
@@ -128,23 +128,17 @@ class Joint:
         """Let the loop read both sockets from now on, unless there is more to it than messages."""
         self._messages = 0
         if self._settle is not None and self.forth.is_plain and self.back.is_plain:
-            self._poller.move(self.near, partial(self._hand_on, self.forth))
-            self._poller.move(self.far, partial(self._hand_on, self.back))
+            now = self._poller.loop.time
+            for way in (self.forth, self.back):
+                stop = partial(self._unsettle, way)
+                self._poller.move(way.source, messenger(way, now, stop, self.cut))
 
-    def _hand_on(self, way: Way) -> None:
-        """A socket that the loop reads has something; what is no short message undoes that."""
-        try:
-            if not way.hand_on():
-                self._watch()
-                if way.has_ended:
-                    self._finish(way)
-        except OSError:
-            self.cut()
-            return
-        if self._timer is not None:
-            self.moved_at = self._poller.loop.time()
+    def _unsettle(self, way: Way) -> None:
+        """Something was no short message, or there is enough to tell of."""
         if way.passed >= TOLD_BYTES:
             self._tell()
+        if not way.is_plain:
+            self._watch()
 
     def _pump(self, way: Way) -> None:
         if self._settle is None or way.has_ended:
@@ -156,8 +150,7 @@ class Joint:
         except OSError:
             self.cut()
             return
-        if self._timer is not None:
-            self.moved_at = max(self.moved_at, self._poller.now)
+        way.moved_at = self._poller.now
         if way.passed >= TOLD_BYTES:
             self._tell()
         if has_more:
@@ -201,19 +194,20 @@ class Joint:
         if timeout is None:
             return
         loop = self._poller.loop
-        self.moved_at = loop.time()
-        due = self.moved_at + timeout
+        self._waits_since = loop.time()
+        due = self._waits_since + timeout
         if self._timer is None or due < self._timer.when():
-            self._arm(loop, timeout)
+            self._arm(due, timeout)
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def _arm(self, due: float, timeout: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(self.moved_at + timeout, self._check, loop, timeout)
+        self._timer = self._poller.loop.call_at(due, self._check, timeout)
 
-    def _check(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        if loop.time() < self.moved_at + timeout:
-            self._arm(loop, timeout)
+    def _check(self, timeout: float) -> None:
+        due = max(self._waits_since, self.forth.moved_at, self.back.moved_at) + timeout
+        if self._poller.loop.time() < due:
+            self._arm(due, timeout)
         else:
             self.cut(Code.TIMEOUT)
 

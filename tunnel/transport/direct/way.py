@@ -7,7 +7,9 @@ ends that. Nothing here waits: the owner calls `pump` when a socket has news.
 
 import os
 import socket
+from collections.abc import Callable
 
+from tunnel.stream import TOLD_BYTES
 from tunnel.transport.direct.pipes import Pipe, PipeShelf
 
 BUFFER_BYTES = 64 * 1024
@@ -24,7 +26,7 @@ class Way:
 
     `rest` are bytes that come before all others. `is_blocked` while the sink takes nothing: its
     next event says so. `is_ending` while the source may have had its last event: it is then
-    read until it says otherwise.
+    read until it says otherwise. `moved_at` is kept by whoever has it moved.
     """
 
     __slots__ = (
@@ -35,6 +37,7 @@ class Way:
         "is_blocked",
         "is_bulk",
         "is_ending",
+        "moved_at",
         "passed",
         "rest",
         "sink",
@@ -46,6 +49,7 @@ class Way:
         self.sink = sink
         self.rest = b""
         self.passed = 0  # bytes that the sink was given
+        self.moved_at = 0.0
         self.is_blocked = False
         self.is_bulk = False
         self.is_ending = True
@@ -63,13 +67,6 @@ class Way:
         """Whether nothing but its next message is to be expected of it."""
         special = self.is_blocked or self.is_bulk or self.is_ending or self.has_ended or self.rest
         return not special
-
-    def hand_on(self) -> bool:
-        """Copy the next message of a plain way; return whether it is plain still.
-
-        Raises OSError if either socket has failed.
-        """
-        return not (self._copy() or self.is_blocked or self.has_ended)
 
     def pump(self) -> bool:
         """Move what can be moved now; return whether there is more, for another turn.
@@ -167,3 +164,36 @@ class Way:
         if self._pipe is not None:
             self._shelf.put(self._pipe)
             self._pipe = None
+
+
+def messenger(
+    way: Way, now: Callable[[], float], stop: Callable[[], None], fail: Callable[[], None]
+) -> Callable[[], None]:
+    """Return what hands on the next message of a plain way: one frame of Python, and no more.
+
+    What it cannot hand on is kept in the way. It calls `stop` when the way is not plain any more
+    or its bytes are to be told, and `fail` when either socket has failed.
+    """
+    receive, send = way.source.recv_into, way.sink.send
+
+    def hand_on() -> None:
+        size = sent = 0
+        try:
+            size = receive(_buffer)
+            sent = send(_view[:size])
+        except BlockingIOError:
+            pass
+        except OSError:
+            fail()
+            return
+        way.moved_at = now()
+        way.passed += sent
+        if 0 < sent == size < BUFFER_BYTES and way.passed < TOLD_BYTES:
+            return
+        way.rest = bytes(_view[sent:size])
+        way.is_blocked = sent < size
+        way.is_bulk = size == BUFFER_BYTES
+        way.is_ending = not size
+        stop()
+
+    return hand_on
