@@ -19,13 +19,13 @@ from typing import Any
 from tunnel.log import get_log
 from tunnel.stream import Address
 from tunnel.transport.options import SOCKET_BUFFER_BYTES
+from tunnel.transport.quic.arrivals import Arrivals
 from tunnel.transport.quic.trains import Burst, Datagram, Train, by_address, trains_of
 from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 
 BATCH_DATAGRAMS = 256  # and what comes with the last: then the rest of the loop has its turn
-READ_BYTES = 65_535  # the kernel joins up to 64 datagrams, no more than this
 ANCILLARY_BYTES = socket.CMSG_SPACE(4)  # room for one int: how long the joined datagrams are
 BACKLOG_DATAGRAMS = 1024
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104  # linux/udp.h: to be cut, to be joined
@@ -51,7 +51,6 @@ class Endpoint:
         self._backlog: deque[Datagram] = deque(maxlen=BACKLOG_DATAGRAMS)
         self._waiting: dict[Callable[[], None], None] = {}
         self._has_segmentation = True
-        self._arrival = bytearray(READ_BYTES)
         _join_arrivals(sock)
         self._loop.add_reader(sock, self._read)
 
@@ -78,36 +77,21 @@ class Endpoint:
         self._waiting.clear()
 
     def _read(self) -> None:
-        bursts: list[Burst] = []
-        count = 0
+        arrivals = Arrivals()
+        read = self._socket.recvmsg_into
         try:
-            while count < BATCH_DATAGRAMS:
-                count += self._read_burst(bursts)
+            while arrivals.count < BATCH_DATAGRAMS and arrivals.has_room:
+                size, ancillary, _, source = read([arrivals.room], ANCILLARY_BYTES)
+                arrivals.add(size, _segment_bytes(ancillary), source)
         except (BlockingIOError, InterruptedError):
             pass  # everything has been read
         except OSError as error:
             self._fail(error)  # what the network said of an earlier datagram
             self._watch_again()
-        if bursts:
-            self._receive(bursts)
+        if arrivals.count:
+            self._receive(arrivals.take())
         else:
             self._watch_again()  # the error has been told to a sender meanwhile
-
-    def _read_burst(self, bursts: list[Burst]) -> int:
-        """Add what one system call brings to the bursts; return how many datagrams it was."""
-        size, ancillary, _, source = self._socket.recvmsg_into([self._arrival], ANCILLARY_BYTES)
-        joined = bytes(memoryview(self._arrival)[:size])
-        segment_bytes = _segment_bytes(ancillary)
-        if 0 < segment_bytes < size:
-            train = Train(joined, segment_bytes)
-            bursts.append((train, source))
-            return len(train)
-        last, whose = bursts[-1] if bursts else ((), None)
-        if isinstance(last, list) and whose == source:
-            last.append(joined)
-        else:
-            bursts.append(([joined], source))
-        return 1
 
     def _watch_again(self) -> None:
         """Be woken again after an error of the network: libuv then stops watching a descriptor."""

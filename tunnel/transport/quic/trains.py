@@ -51,6 +51,14 @@ class Train(Sequence[bytes]):
             return equal
         return chain(equal, (self.joined[whole + start : whole + stop],))
 
+    def first(self, count: int) -> "Train":
+        """Return the first datagrams, not more than there are."""
+        return Train(self.joined[: count * self.size], self.size)
+
+    def after(self, count: int) -> "Train":
+        """Return the others."""
+        return Train(self.joined[count * self.size :], self.size)
+
     def shared(self, start: int, stop: int) -> bytes | None:
         """Return the bytes from `start` to before `stop` if all have the same there."""
         if self.size < stop or self.shortest < stop:
@@ -104,6 +112,11 @@ def trains_of(datagrams: Sequence[bytes]) -> Iterator[Train]:
 def shortest(datagrams: Sequence[bytes]) -> int:
     """Return the bytes of the shortest one."""
     return datagrams.shortest if isinstance(datagrams, Train) else min(map(len, datagrams))
+
+
+def after(datagrams: Sequence[bytes], count: int) -> Sequence[bytes]:
+    """Return all but the first ones."""
+    return datagrams.after(count) if isinstance(datagrams, Train) else datagrams[count:]
 
 
 def by_address(datagrams: Iterable[Datagram]) -> list[Burst]:

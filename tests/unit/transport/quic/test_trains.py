@@ -8,6 +8,7 @@ from tunnel.transport.quic.trains import (
     SEGMENTS_BYTES_MAX,
     SEGMENTS_MAX,
     Train,
+    after,
     by_address,
     coupled,
     shortest,
@@ -32,6 +33,8 @@ def test_what_the_kernel_joined_is_cut_again(
     train = Train(joined, size)
     assert list(train) == datagrams
     assert (len(train), train[-1], train[1:]) == (len(datagrams), datagrams[-1], datagrams[1:])
+    assert (list(train.first(1)), list(train.after(1))) == (datagrams[:1], datagrams[1:])
+    assert list(after(train, 2)) == list(after(datagrams, 2)) == datagrams[2:]
     assert train.shortest == shortest(datagrams) == shortest(train)
 
 

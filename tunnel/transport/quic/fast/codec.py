@@ -49,6 +49,17 @@ def pull_varint(plain: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(plain[at:after], "big") & ((1 << (8 * size - 2)) - 1), after
 
 
+def alike(one: bytes, other: bytes, size: int) -> int:
+    """Return how many pieces of `size` bytes are the same in both before the first that is not.
+
+    Both are of one length, a multiple of `size`.
+    """
+    if one == other:
+        return len(one) // size
+    difference = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+    return (len(one) - (difference.bit_length() + 7) // 8) // size
+
+
 def whole_headers(stream_id: int, offset: int, size: int, count: int) -> bytes:
     """Return the beginnings of packets that hold nothing but bytes of one stream.
 

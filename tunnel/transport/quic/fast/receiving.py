@@ -29,6 +29,7 @@ from tunnel.transport.quic.fast.codec import (
     VARINT_8,
     WHOLE,
     WHOLE_HEADER,
+    alike,
     pull_ack,
     pull_varint,
     whole_headers,
@@ -42,7 +43,7 @@ from tunnel.transport.quic.fast.sealing import (
 )
 from tunnel.transport.quic.halves import receiver_of
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
-from tunnel.transport.quic.trains import Train, shortest
+from tunnel.transport.quic.trains import Train, after, shortest
 
 ACK_PACKETS = 10  # are acknowledged together, or with all others of a burst
 ACK_SECONDS = 0.02  # or after so long, or a quarter of a round trip; we announce 25 ms at most
@@ -73,15 +74,15 @@ def gather(burst: Opened, index: int, offset: int, limit: int) -> list[bytes]:
 
 
 def _gather_alike(plains: Sequence[bytes], offset: int, limit: int) -> list[bytes]:
-    """Do so at a glance for a train that is one run; none says nothing."""
+    """Do so at a glance for the packets of a train that are one run; none says nothing."""
     first, head = plains[0], WHOLE_HEADER.size
-    count, size = len(plains) - (len(plains[-1]) != len(first)), len(first) - head
-    if size <= 0 or offset + count * size > limit:
+    size = len(first) - head
+    if size <= 0:
         return []
+    count = min(len(plains) - (len(plains[-1]) != len(first)), (limit - offset) // size)
     stream_id = WHOLE_HEADER.unpack_from(first)[1] ^ VARINT_4
     headers = b"".join([plain[:head] for plain in plains[:count]])
-    if headers != whole_headers(stream_id, offset, size, count):
-        return []
+    count = alike(headers, whole_headers(stream_id, offset, size, count), head)
     return [plain[head:] for plain in plains[:count]]
 
 
@@ -95,10 +96,9 @@ class ReceivingConnection(BypassConnection):
     def receive_burst(self, payloads: Sequence[bytes], source: Any, now: float) -> None:
         while payloads:
             looked_at = self._hear_burst(payloads, now) if self._may_hear(payloads, source) else 0
-            if looked_at == len(payloads):
-                return
-            self.receive_datagram(payloads[looked_at], source, now)
-            payloads = payloads[looked_at + 1 :]
+            if not looked_at:
+                self.receive_datagram(payloads[0], source, now)
+            payloads = after(payloads, looked_at or 1)
 
     def _may_hear(self, payloads: Sequence[bytes], source: Any) -> bool:
         return (

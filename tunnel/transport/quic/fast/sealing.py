@@ -13,7 +13,7 @@ from aioquic.quic.crypto import CryptoContext
 from cryptography.exceptions import InvalidTag
 
 from tunnel.errors import LocalProtocolError
-from tunnel.transport.quic.fast.codec import WHOLE_HEADER, whole_headers
+from tunnel.transport.quic.fast.codec import WHOLE_HEADER, alike, whole_headers
 from tunnel.transport.quic.fast.records import Run
 from tunnel.transport.quic.trains import Train, coupled
 
@@ -23,6 +23,7 @@ TAG_BYTES = 16
 OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
 SAMPLE_START, SAMPLE_END = 13, 29  # 4 bytes after the packet number's begin (RFC 9001 §5.4.2)
 PLAIN_LEAST_BYTES = 2  # or there is no whole sample
+TRAIN_LEAST = 8  # packets that are worth being opened together
 _MASK = struct.Struct(">BH13x")
 _SHORT = 0x41  # fixed bit; packet number of 2 bytes
 _FIRST_MASK = bytes(octet & 0x1F for octet in range(256))  # the bits that are protected
@@ -167,19 +168,23 @@ def open_burst(
 def open_train(
     keys: Keys, destination: bytes, phase: int, train: Train, expected: int
 ) -> Opened | None:
-    """Open a train of packets that all are ours and authentic and numbered one after the other.
+    """Open the packets of a train that are ours and numbered one after the other, from its first.
 
-    That is what bulk looks like. None says nothing: `open_burst` finds out what is different. Each
-    has at least SAMPLE_END bytes.
+    That is what bulk looks like, all of it where nothing was lost. None says nothing: they are few,
+    or not authentic, and `open_burst` finds out. Each has at least SAMPLE_END bytes.
     """
     wanted = _SHORT | phase << 2
     masks = keys.masks(b"".join(train.columns(SAMPLE_START, SAMPLE_END)))
     headers = _mask(b"".join(train.columns(0, HEADER_BYTES)), masks)
     first, _, low = HEADER.unpack_from(headers)
     number = whole_number(low, expected)
-    numbers = _numbers(number, len(train))
-    if first & 0xDF != wanted or headers != _headers(first, destination, numbers):
+    count = len(train)
+    numbers = _numbers(number, count)
+    ours = alike(headers, _headers(first, destination, numbers), HEADER_BYTES)
+    if first & 0xDF != wanted or ours < min(count, TRAIN_LEAST):
         return None
+    if ours < count:
+        train, numbers = train.first(ours), numbers[: 12 * ours]
     nonces, bodies = _nonces(keys.iv, numbers), train.columns(HEADER_BYTES, train.size)
     try:
         plains = list(map(keys.crypt, nonces, bodies, _pieces(headers, HEADER_BYTES)))

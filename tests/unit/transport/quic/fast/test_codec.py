@@ -40,6 +40,16 @@ def test_a_varint_cut_short_is_told(value: int, data: st.DataObject) -> None:
         codec.pull_varint(cut, 0)
 
 
+@given(st.integers(1, 5), st.lists(st.tuples(st.binary(min_size=5, max_size=5), st.booleans())))
+def test_pieces_are_alike_up_to_the_first_that_differs(
+    size: int, pieces: list[tuple[bytes, bool]]
+) -> None:
+    one = b"".join(piece[:size] for piece, _ in pieces)
+    other = b"".join(bytes((piece[0] ^ differs,)) + piece[1:size] for piece, differs in pieces)
+    differing = [index for index, (_, differs) in enumerate(pieces) if differs]
+    assert codec.alike(one, other, size) == min(differing, default=len(pieces))
+
+
 @given(range_sets(), st.integers(0, 1 << 14))
 def test_aioquic_reads_our_ack_frames(ranges: list[range], delay: int) -> None:
     buf = Buffer(data=codec.ack_frame(ranges, delay)[1:])

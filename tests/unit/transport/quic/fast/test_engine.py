@@ -23,6 +23,7 @@ from tunnel.transport.quic.fast.receiving import ACK_PACKETS, ACK_SECONDS
 from tunnel.transport.quic.fast.records import Run
 from tunnel.transport.quic.fast.sealing import Sealer, sealing_keys
 from tunnel.transport.quic.fast.sending import NUMBERS_MAX, TURN_PACKETS
+from tunnel.transport.quic.trains import Train
 
 ROOMY = FlowSettings(stream_window=4 * MIB, stream_window_max=4 * MIB)
 
@@ -195,6 +196,23 @@ def test_what_comes_at_once_is_told_in_pieces_that_a_reader_may_be_given() -> No
         sizes.append(len(event.data))
     assert sum(sizes) == MIB
     assert CHUNK_MAX_BYTES - 1350 < max(sizes) <= CHUNK_MAX_BYTES
+
+
+def test_what_came_in_one_train_arrives_up_to_each_gap_and_the_next_stream() -> None:
+    wire = join()
+    first, second = begin(wire), begin(wire)
+    wire.relay._loss._cc.congestion_window = 1 << 24
+    fast(wire.relay)._recovery.pacer.packet_time = None
+    for stream_id in (first, second):
+        wire.relay.write(stream_id, bytes(60_000))
+    size = wire.relay._max_datagram_size
+    datagrams = [each for each in wire.emit(wire.relay) if len(each) == size]
+    del datagrams[70]
+    wire.client.receive_burst(Train(b"".join(datagrams), size), RELAY, wire.now)
+    numbers = [len(each) for each in fast(wire.client)._space.ack_queue][-2:]
+    assert numbers[1] == len(datagrams) - 70
+    wire.run(1)
+    assert [len(wire.received[wire.client][each]) for each in (first, second)] == [60_000] * 2
 
 
 # When it acknowledges

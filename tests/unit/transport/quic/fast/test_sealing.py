@@ -15,6 +15,7 @@ from tunnel.errors import LocalProtocolError
 from tunnel.transport.quic.fast.records import Run
 from tunnel.transport.quic.fast.sealing import (
     HEADER_BYTES,
+    TRAIN_LEAST,
     Opened,
     Sealer,
     open_burst,
@@ -159,6 +160,20 @@ def test_a_train_is_opened_as_its_datagrams_are(
     assert together is not None
     assert (list(together.numbers), *together[1:4]) == each[:4]
     assert together.is_train
+
+
+@pytest.mark.parametrize("before", [TRAIN_LEAST, 20])
+def test_a_train_with_a_gap_is_opened_up_to_it(before: int) -> None:
+    sealing = sealer(100)
+    for index in range(30):
+        sealing.seal(bytes((index,)) * 50)
+    datagrams = datagrams_of(sealing)
+    del datagrams[before]
+    opened = open_train(opening_keys(context()), CID, 0, train_of(datagrams), 100)
+    assert opened is not None
+    assert list(opened.numbers) == list(range(100, 100 + before))
+    assert [plain[0] for plain in opened.plains] == list(range(before))
+    assert opened.looked_at == before
 
 
 def train_of(datagrams: list[bytes]) -> Train:
