@@ -117,6 +117,10 @@ class TunnelConnection:
         """Send what there is to send at the end of this turn of the loop."""
         self._driver.schedule_flush()
 
+    def schedule_late_flush(self) -> None:
+        """Do so a turn later, with what is written until then."""
+        self._driver.schedule_late_flush()
+
     def hear(self, bursts: Sequence[Burst]) -> None:
         """Take datagrams that were addressed to this connection."""
         if self.is_closed:

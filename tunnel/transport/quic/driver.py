@@ -38,6 +38,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # engine time
         self._is_scheduled = False
+        self._turns_before = 0  # of the loop, that the scheduled flush lets pass
         self._is_stopped = False
 
     def hear(self, bursts: Sequence[Burst]) -> None:
@@ -57,7 +58,16 @@ class Driver:
             self._is_scheduled = True
             self._loop.call_soon(self._flush_scheduled)
 
+    def schedule_late_flush(self) -> None:
+        """Do so when whoever is woken by what has arrived by then may have written more."""
+        self._turns_before = 2 if self._is_scheduled else 1
+        self.schedule_flush()
+
     def _flush_scheduled(self) -> None:
+        if self._turns_before:
+            self._turns_before -= 1
+            self._loop.call_soon(self._flush_scheduled)
+            return
         self._is_scheduled = False
         self._guard(self.flush)
 

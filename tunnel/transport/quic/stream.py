@@ -132,7 +132,7 @@ class TunnelStream:
         finally:
             self._writer = None
             # The end of what was written may wait for what its writer writes next, if anything.
-            self._connection.schedule_flush()
+            self._connection.schedule_late_flush()
 
     def _report_room(self) -> None:
         if self._writer is not None and not self._writer.done():

@@ -1,6 +1,7 @@
 """Both ends of a connection over loopback: streams, credit, ends and limits."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,6 +10,9 @@ from tunnel.errors import Code, ConnectionLost, LocalProtocolError, StreamReset
 from tunnel.settings.values import KIB, MIB, FlowSettings
 from tunnel.stream import Stream
 from tunnel.transport.options import TransportOptions
+from tunnel.transport.quic.configuration import DATAGRAM_BYTES
+from tunnel.transport.quic.pacing import DebtPacer
+from tunnel.transport.quic.trains import Burst
 
 
 async def read_all(stream: Stream) -> bytes:
@@ -182,6 +186,36 @@ def test_a_writer_waits_until_its_reader_reads() -> None:
                 received += len(await read_all(far))
             assert received == MIB
             del control
+
+    run(main())
+
+
+def test_a_writer_that_fetches_what_comes_next_leaves_no_short_packet_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DebtPacer, "packets_allowed", lambda *_: None)
+
+    async def main() -> None:
+        async with joined() as (relay, client):
+            stream = await relay.open_stream()
+            await stream.send(b"first")
+            far = await client.accept_stream()
+            assert await far.receive() == b"first"
+            await until(lambda: relay.engine._max_datagram_size == DATAGRAM_BYTES)
+            relay.engine._loss._cc.congestion_window = 1 << 24
+            sent: list[int] = []
+            send = relay._driver.endpoint.send
+
+            def note(bursts: Sequence[Burst]) -> None:
+                sent.extend(len(payload) for payloads, _ in bursts for payload in payloads)
+                send(bursts)
+
+            monkeypatch.setattr(relay._driver.endpoint, "send", note)
+            for _ in range(2):
+                await stream.send(bytes(70_000))
+                await asyncio.sleep(0)
+            assert sum(sent) > 130_000
+            assert {size for size in sent if size > 100} == {DATAGRAM_BYTES}
 
     run(main())
 
