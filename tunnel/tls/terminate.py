@@ -15,7 +15,7 @@ from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamR
 from tunnel.stream import Splicing, Stream
 
 RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
-CHUNK_BYTES = 128 * 1024  # sealed before it goes down, opened before it goes up: 8 records
+CHUNK_BYTES = 240 * 1024  # sealed before it goes down, opened before it goes up: 15 records
 OWED_BYTES = 16 * 1024  # answers to a visitor who asks and asks, and is sent nothing
 FAREWELL_TIMEOUT = 1.0  # for an alert to be read before the stream is cut
 

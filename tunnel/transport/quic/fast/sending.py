@@ -32,7 +32,7 @@ from tunnel.transport.quic.halves import number_of
 from tunnel.transport.quic.trains import Burst
 
 TURN_PACKETS = 16  # of one stream, before the next one has its turn
-TURN_ALONE_PACKETS = 128  # where no other waits: a run costs as much as several packets
+TURN_ALONE_PACKETS = 192  # where no other waits: a run costs as much as several packets
 LEAST_ROOM_BYTES = 64  # what is left of a packet below it is not worth a frame
 CUT_BYTES = 64  # RESET_STREAM and STOP_SENDING at their longest
 NUMBERS_MAX = 1 << 14  # not acknowledged: their 2 bytes have to stay unambiguous (RFC 9000 §A.2)
