@@ -26,3 +26,12 @@ def test_everything_arrives_over_many_bad_networks(
     engines: tuple[str, str], congestion: str, seed: int
 ) -> None:
     Soak(Plan(seed, engines, congestion)).run()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("engines", PAIRS)
+def test_everything_arrives_on_a_connection_of_thousands_of_rounds(
+    engines: tuple[str, str],
+) -> None:
+    Soak(Plan(4, engines, "bbr", streams=700)).run()
