@@ -17,6 +17,7 @@ from tunnel.stream import Splicing, Stream
 RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
 CHUNK_BYTES = 240 * 1024  # sealed before it goes down, opened before it goes up: 15 records
 OWED_BYTES = 16 * 1024  # answers to a visitor who asks and asks, and is sent nothing
+TICKET_BYTES = 4 * 1024  # kept until there is an answer to share its record's way
 FAREWELL_TIMEOUT = 1.0  # for an alert to be read before the stream is cut
 
 
@@ -205,10 +206,18 @@ async def _shake_hands(
             is_done = True
         except ssl.SSLWantReadError:
             pass
-        if outgoing.pending:
+        if outgoing.pending and not (is_done and _may_wait(tls, outgoing)):
             await stream.send(outgoing.read())
         if not is_done:
             await _feed(stream, incoming)
+
+
+def _may_wait(tls: ssl.SSLObject, outgoing: ssl.MemoryBIO) -> bool:
+    """Say whether what is left of a handshake may leave with the first bytes of the answer.
+
+    In TLS 1.3 that is session tickets (RFC 8446 §4.6.1), which nobody waits for.
+    """
+    return tls.version() == "TLSv1.3" and outgoing.pending <= TICKET_BYTES
 
 
 async def _feed(stream: Stream, incoming: ssl.MemoryBIO) -> None:

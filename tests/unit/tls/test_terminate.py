@@ -226,8 +226,9 @@ def test_a_cut_below_passes_with_its_code() -> None:
 
 def test_an_abort_cuts_without_close_notify() -> None:
     async def body(stream: TlsStream, visitor: Visitor) -> None:
+        kept = stream._outgoing.pending
         stream.abort(Code.TIMEOUT)
-        assert stream._outgoing.pending == 0
+        assert stream._outgoing.pending == kept
         assert visitor.end.cut is Code.TIMEOUT
 
     run(body)
@@ -474,6 +475,30 @@ def test_a_visitor_with_the_certificate_asked_for_comes_in(people: Path) -> None
         stream, visitor = await shaken(context, with_certificate(PEOPLE))
         await visitor.write(b"hello")
         assert await stream.receive() == b"hello"
+
+    asyncio.run(main(), debug=True)
+
+
+def test_a_ticket_leaves_with_the_first_bytes_of_the_answer() -> None:
+    async def body(stream: TlsStream, visitor: Visitor) -> None:
+        assert not visitor.end.far.sent
+        await stream.send(b"answer")
+        assert len(visitor.end.far.sent) == 1
+        assert await visitor.read() == b"answer"
+        assert visitor.tls.session is not None
+        assert visitor.tls.session.has_ticket
+
+    run(body)
+
+
+def test_a_ticket_that_holds_a_long_certificate_leaves_at_once(people: Path) -> None:
+    async def main() -> None:
+        client = visitor_context()
+        PEOPLE.issue_cert(*(f"{number}.person.test" for number in range(400))).configure_cert(
+            client
+        )
+        _, visitor = await shaken(visitor_server_context(CERTIFICATE, (), people), client)
+        assert visitor.end.far.sent
 
     asyncio.run(main(), debug=True)
 
