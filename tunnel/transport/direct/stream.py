@@ -9,9 +9,10 @@ from tunnel.errors import Code, LocalProtocolError, StreamReset
 from tunnel.stream import Address, Splicing, Stream
 from tunnel.transport.dialling import connect_socket, connect_unix_socket
 from tunnel.transport.direct.joint import Joint, Terms, reset
-from tunnel.transport.direct.poller import FAILED, READABLE, WRITABLE, poller
+from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, poller
 from tunnel.transport.tcp import BULK_BYTES, address_of, tune
 
+MESSAGE_BYTES = 4 * 1024  # a read of less stands for itself: another is not tried at once
 TURN_READS = 16  # reads in a row that never had to wait; then the rest of the loop has its turn
 
 
@@ -26,6 +27,8 @@ class DirectStream:
     __slots__ = (
         "_cut",
         "_first",
+        "_is_drained",
+        "_is_ending",
         "_is_finished",
         "_joint",
         "_poller",
@@ -54,7 +57,9 @@ class DirectStream:
         self._joint: Joint | None = None
         self._reads = 0
         self.has_ended = False
-        self._poller.watch(sock, self._wake)
+        self._is_ending = False  # no event may come any more
+        # A socket that is watched from now on tells by itself what it has.
+        self._is_drained = not self._poller.watch(sock, self._wake)
 
     def __repr__(self) -> str:
         halves = (("finished", self._is_finished), ("ended", self.has_ended))
@@ -77,14 +82,20 @@ class DirectStream:
             await asyncio.sleep(0)
         while not self.has_ended:
             self._check()
+            if self._is_drained:
+                await self._wait_to_read()
+                continue
             try:
                 data = self._sock.recv(BULK_BYTES)
             except BlockingIOError:
-                await self._wait_to_read()
+                self._is_drained = True
             except OSError:
                 self.abort()
             else:
                 self.has_ended = not data
+                # It was emptied, and what comes later is an event of its own; of more than a
+                # message, the next may well have come while this was handled.
+                self._is_drained = len(data) < MESSAGE_BYTES and not self._is_ending
                 return data
         return b""
 
@@ -170,8 +181,11 @@ class DirectStream:
         if events & FAILED:
             self.abort()
             return
-        if events & READABLE and self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if events & READABLE:
+            self._is_drained = False
+            self._is_ending = self._is_ending or bool(events & ENDING)
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_result(None)
         if events & WRITABLE and self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
 
