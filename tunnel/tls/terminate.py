@@ -136,9 +136,9 @@ class TlsStream:
         self._require_whole()
         pieces = [self._opened] if self._opened else []
         try:
-            while piece := self._tls.read(RECORD_BYTES):
-                pieces.append(piece)
-            self._is_ended = True
+            while self._has_unread:
+                pieces.append(self._tls.read(RECORD_BYTES))
+                self._is_ended = not pieces[-1]
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -148,6 +148,13 @@ class TlsStream:
         if self._outgoing.pending > OWED_BYTES:
             raise self._broken()
         self._opened = b"".join(pieces)
+
+    @property
+    def _has_unread(self) -> bool:
+        """Whether OpenSSL has something to say: that it has not is an exception, and costs one."""
+        if self._is_ended:
+            return False
+        return bool(self._incoming.pending or self._tls.pending() or self._incoming.eof)
 
     def _seal(self, octets: memoryview) -> bytes:
         """Return encrypted what OpenSSL is given a record's worth at a time."""
@@ -201,6 +208,7 @@ async def _shake_hands(
 ) -> None:
     is_done = False
     while not is_done:
+        await _feed(stream, incoming)
         try:
             tls.do_handshake()
             is_done = True
@@ -208,8 +216,6 @@ async def _shake_hands(
             pass
         if outgoing.pending and not (is_done and _may_wait(tls, outgoing)):
             await stream.send(outgoing.read())
-        if not is_done:
-            await _feed(stream, incoming)
 
 
 def _may_wait(tls: ssl.SSLObject, outgoing: ssl.MemoryBIO) -> bool:

@@ -23,14 +23,13 @@ async def connect_socket(address: Address, timeout: float) -> socket.socket:
 
     Raises DialFailed. Cancel-safe.
     """
-    loop = asyncio.get_running_loop()
+    loop, family = asyncio.get_running_loop(), family_of_literal(address.host)
     try:
+        if family is not None:
+            return await _connect_to((family, socket.SOCK_STREAM, 0, "", address), timeout)
         async with asyncio.timeout(timeout):
-            family = family_of_literal(address.host)
-            if family is not None:
-                return await _connect_to((family, socket.SOCK_STREAM, 0, "", address))
             found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-            return await _connect_any(found, timeout / len(found))
+            return await _connect_any(found, timeout)
     except TimeoutError as error:
         raise DialFailed(f"cannot connect to {address}: no answer within {timeout:g} s") from error
     except (OSError, UnicodeError) as error:  # IDNA takes some names for no names
@@ -40,8 +39,7 @@ async def connect_socket(address: Address, timeout: float) -> socket.socket:
 async def connect_unix_socket(path: Path, timeout: float) -> socket.socket:
     """Return a non-blocking socket connected to a Unix socket; raises DialFailed. Cancel-safe."""
     try:
-        async with asyncio.timeout(timeout):
-            return await _connect_to((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", str(path)))
+        return await _connect_to((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", str(path)), timeout)
     except TimeoutError as error:
         raise DialFailed(f"cannot connect to {path}: no answer within {timeout:g} s") from error
     except OSError as error:
@@ -61,35 +59,36 @@ def family_of_literal(host: str) -> socket.AddressFamily | None:
     return None
 
 
-async def _connect_any(found: Sequence[tuple[Any, ...]], share: float) -> socket.socket:
+async def _connect_any(found: Sequence[tuple[Any, ...]], timeout: float) -> socket.socket:
     """Try one address after another, each for its share of the time; raises the last OSError."""
     *others, last = found
+    share = timeout / len(found)
     for entry in others:
         with suppress(OSError):
-            async with asyncio.timeout(share):
-                return await _connect_to(entry)
-    return await _connect_to(last)
+            return await _connect_to(entry, share)
+    return await _connect_to(last, timeout)
 
 
-async def _connect_to(entry: tuple[Any, ...]) -> socket.socket:
+async def _connect_to(entry: tuple[Any, ...], timeout: float) -> socket.socket:
     family, kind, protocol, _, name = entry
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        await _connect(sock, name)
+        await _connect(sock, name, timeout)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-async def _connect(sock: socket.socket, name: Any) -> None:
+async def _connect(sock: socket.socket, name: Any, timeout: float) -> None:
     """Do as the loop's own: uvloop's has a thread look up the address, even one in digits."""
     number = sock.connect_ex(name)
     if number == errno.EINPROGRESS and _is_connected(sock):
         number = 0
     elif number == errno.EINPROGRESS:
-        await _writable(sock)
+        async with asyncio.timeout(timeout):
+            await _writable(sock)
         number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         raise OSError(number, os.strerror(number))

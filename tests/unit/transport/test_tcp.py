@@ -265,7 +265,7 @@ def test_every_address_of_a_name_is_tried_though_one_never_answers(loop: str) ->
             closed.bind(("127.0.0.1", 0))
             names = [closed.getsockname(), full.address, listener.address]
             entries = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", name) for name in names]
-            sock = await dialling._connect_any(entries, share=0.1)
+            sock = await dialling._connect_any(entries, timeout=0.3)
             assert sock.getpeername() == listener.address
         listener.close()
         full.close()
