@@ -153,7 +153,8 @@ class Joint:
         way.moved_at = self._poller.now
         if way.passed >= TOLD_BYTES:
             self._tell()
-        if has_more:
+        if has_more:  # before that the sockets are not moved
+            self._messages = 0
             self._poller.revisit(partial(self._pump, way))
 
     # -- what follows

@@ -92,7 +92,7 @@ class Poller:
         self._take_back(sock.fileno())
         if self._wakes.pop(sock.fileno(), None) is not None:
             self._epoll.unregister(sock)
-            self._rest()
+        self._rest()
 
     def close(self, sock: socket.socket) -> None:
         """Close a socket as soon as that is safe, and watch it no more."""

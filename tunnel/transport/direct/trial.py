@@ -177,7 +177,8 @@ class Trial:
         self._tell(Outcome.ANSWERED)
 
     def _lose(self, error: OSError | None = None) -> None:
-        is_silent = isinstance(error, TimeoutError)  # ETIMEDOUT, of TCP_USER_TIMEOUT
+        # What the kernel gives up is ETIMEDOUT, or unreachable if somebody on the path says so.
+        is_silent = error is not None and not isinstance(error, ConnectionError)
         self._outcome = Outcome.SILENT if is_silent else Outcome.LOST
         reset(self.spare)
         self._poller.close(self.spare)

@@ -330,9 +330,9 @@ def no_more_pipes() -> Iterator[None]:
 def test_every_byte_arrives_though_there_is_no_pipe(shortage: object, seed: int) -> None:
     async def body() -> None:
         async with joined() as ends:
-            await asyncio.sleep(0)  # whatever the loop opens, it has opened
+            await converse(ends.near, ends.far)  # whatever the loop opens, it has opened
             with shortage():  # type: ignore[operator] # a context manager's function
-                await exchange(ends, seed, size=8 * MIB)
+                await exchange(ends, seed, size=8 * MIB, counted=len(b"word") * MESSAGES)
 
     asyncio.run(body(), debug=True)
 
