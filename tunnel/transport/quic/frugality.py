@@ -1,32 +1,98 @@
 """What a connection does not keep in memory: a relay has thousands, most of them idle."""
 
+from collections import deque
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
-from aioquic.quic.crypto import NoCallback
+from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # not in its __all__
+from aioquic.quic.connection import CRYPTO_BUFFER_SIZE
+from aioquic.quic.crypto import CryptoPair, NoCallback
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
 from tunnel.transport.quic.sizing import SizingConnection
 
-_EPOCHS: dict[frozenset[Epoch], frozenset[Epoch]] = {}  # the few that there are, each once
+IDS_HELD_MAX = 4  # connection ids of either end: one in use, and for moves from path to path
+_HANDLERS: dict[type, dict[int, tuple[Callable[..., None], frozenset[Epoch]]]] = {}
+_NO_KEYS = CryptoPair()
+_NO_DATAGRAMS: deque[bytes] = deque(maxlen=0)  # DATAGRAM frames, of which we have none
+_OVER = QuicPacketSpace()  # of an epoch that is over
+_OVER.discarded = True
+
+
+class HandshakeBuffers(dict[Epoch, Buffer]):
+    """What TLS writes into, made when it does."""
+
+    def __missing__(self, epoch: Epoch) -> Buffer:
+        return self.setdefault(epoch, Buffer(capacity=CRYPTO_BUFFER_SIZE))
+
+
+class Handlers:
+    """Which method of a connection handles a kind of frame, and in which epochs it may come."""
+
+    __slots__ = ("_connection", "_functions")
+
+    def __init__(self, connection: "FrugalConnection") -> None:
+        self._connection = connection
+        self._functions = _HANDLERS[type(connection)]
+
+    def __getitem__(self, kind: int) -> tuple[MethodType, frozenset[Epoch]]:
+        function, epochs = self._functions[kind]
+        return MethodType(function, self._connection), epochs
 
 
 class FrugalConnection(SizingConnection):
     """aioquic's connection, without what it holds for nothing."""
 
+    _QuicConnection__frame_handlers: Any  # aioquic's own name: there is no other way to it
+
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._share_epochs()
+        self._share_handlers()
+        self._datagrams_pending = _NO_DATAGRAMS
+        self._local_active_connection_id_limit = IDS_HELD_MAX
 
-    def _share_epochs(self) -> None:
-        """Have all connections share the sets of which frame may come when: 7 KiB of each."""
-        frames = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]  # its own name
-        for kind, (handle, epochs) in frames.items():
-            frames[kind] = handle, _EPOCHS.setdefault(epochs, epochs)
+    def _share_handlers(self) -> None:
+        """Have one table of frame handlers for all connections: 7 KiB of each."""
+        if type(self) not in _HANDLERS:
+            methods = self._QuicConnection__frame_handlers
+            _HANDLERS[type(self)] = {
+                kind: (method.__func__, epochs) for kind, (method, epochs) in methods.items()
+            }
+        self._QuicConnection__frame_handlers = Handlers(self)
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        self._crypto_buffers = HandshakeBuffers()
+
+    def _push_crypto_data(self) -> None:
+        """Free the buffers as soon as they have been read: 48 KiB of each handshake under way."""
+        super()._push_crypto_data()
+        self._crypto_buffers.clear()
 
     def _confirm_handshake(self) -> None:
-        """Drop the buffers of handshake messages, 48 KiB: neither end writes any after it."""
         super()._confirm_handshake()
-        self._crypto_buffers.clear()
+        self._forget_epochs()
+        self._forget_secrets()
+
+    def _forget_epochs(self) -> None:
+        """Drop what belongs to the epochs before this one; late packets of them find no keys."""
+        self._discard_epoch(Epoch.INITIAL)
+        this = Epoch.ONE_RTT
+        self._cryptos = dict.fromkeys(Epoch, _NO_KEYS) | {this: self._cryptos[this]}
+        self._cryptos_initial = dict.fromkeys(self._cryptos_initial, _NO_KEYS)
+        self._crypto_streams = {this: self._crypto_streams[this]}
+        self._spaces = dict.fromkeys(self._spaces, _OVER) | {this: self._spaces[this]}
+        self._loss.spaces = [self._spaces[this]]
+
+    def _forget_secrets(self) -> None:
+        """Drop what TLS has used up: nothing is resumed here, so nothing is derived any more."""
+        tls = self.tls
+        tls.key_schedule = tls.received_extensions = None
+        tls.handshake_extensions = []
+        tls._ec_private_keys = []  # noqa: SLF001 - not public, nor those below
+        tls._x25519_private_key = tls._x448_private_key = None  # noqa: SLF001
 
     def let_go(self) -> None:
         """Cut all ways back to itself, once nothing is heard or sent any more.
@@ -39,7 +105,7 @@ class FrugalConnection(SizingConnection):
                 context._setup_cb = context._teardown_cb = NoCallback  # noqa: SLF001 - not public
         self._streams = {}
         self._loss._send_probe = _nothing  # noqa: SLF001 - nor this
-        self._QuicConnection__frame_handlers.clear()  # type: ignore[attr-defined]  # its own name
+        self._QuicConnection__frame_handlers = {}
         if self._cryptos:  # else it has never begun
             self.tls.alpn_cb = None
             self.tls.update_traffic_key_cb = None  # type: ignore[assignment]  # nobody calls it

@@ -4,7 +4,6 @@ Times are seconds on the engine's clock, rates bytes per second. Sources: Cardwe
 Congestion-Based Congestion Control" (ACM Queue 14-5, 2016); draft-ietf-ccwg-bbr-05.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from math import inf
 
@@ -25,7 +24,8 @@ class Maximum:
     """The greatest of the last rounds' values."""
 
     def __init__(self, rounds: int) -> None:
-        self._rounds = deque([0.0], maxlen=rounds)
+        self._rounds = [0.0]
+        self._kept = rounds
         self.value = 0.0
 
     def add(self, value: float) -> None:
@@ -36,7 +36,7 @@ class Maximum:
 
     def advance(self) -> None:
         """Begin another round; the oldest one is forgotten."""
-        self._rounds.append(0.0)
+        self._rounds = [*self._rounds, 0.0][-self._kept :]
         self.value = max(self._rounds)
 
 

@@ -18,6 +18,7 @@ from tunnel.stream import Address
 from tunnel.transport.options import Share, TransportOptions
 from tunnel.transport.quic.connection import TunnelConnection
 from tunnel.transport.quic.doorkeeper import Doorkeeper
+from tunnel.transport.quic.frugality import IDS_HELD_MAX
 from tunnel.transport.quic.steering import bind_group, program
 
 IDS = st.binary(min_size=8, max_size=20)
@@ -89,7 +90,7 @@ def test_every_id_that_a_relay_issues_leads_to_it(engine: str) -> None:
             assert isinstance(relay, TunnelConnection)
             assert isinstance(client, TunnelConnection)
             ids = [entry.cid for entry in relay.engine._host_cids]
-            assert len(ids) == 8
+            assert len(ids) == IDS_HELD_MAX
             assert {each[0] % 5 for each in ids} == {2}
             stream = await relay.open_stream()
             await stream.send(b"here")
