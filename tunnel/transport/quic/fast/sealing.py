@@ -6,7 +6,7 @@ whole batch are made by one call of the cipher.
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from operator import add
 from typing import NamedTuple
 
 from aioquic.quic.crypto import CryptoContext
@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidTag
 from tunnel.errors import LocalProtocolError
 from tunnel.transport.quic.fast.codec import WHOLE_HEADER, alike, whole_headers
 from tunnel.transport.quic.fast.records import Run
-from tunnel.transport.quic.trains import Train, coupled
+from tunnel.transport.quic.trains import Train, coupled, pieces
 
 HEADER = struct.Struct(">B8sH")  # first byte, destination, packet number
 HEADER_BYTES = HEADER.size
@@ -94,10 +94,10 @@ class Sealer:
         headers = _headers(self._first, self._destination, numbers)
         frames = whole_headers(stream_id, run.offset, size, count)
         stop = run.position + count * size
-        bodies = _pieces(memoryview(run.chunk)[run.position : stop], size)
+        bodies = pieces(memoryview(run.chunk)[run.position : stop], size)
         nonces = _nonces(self._keys.iv, numbers)
-        plains = map(bytes.__add__, _pieces(frames, WHOLE_HEADER.size), bodies)
-        self._sealed += map(self._keys.crypt, nonces, plains, _pieces(headers, HEADER_BYTES))
+        plains = map(add, pieces(frames, WHOLE_HEADER.size), bodies)
+        self._sealed += map(self._keys.crypt, nonces, plains, pieces(headers, HEADER_BYTES))
         self._headers.append(headers)
         self._sizes.append((size + WHOLE_HEADER.size + OVERHEAD_BYTES, count))
         self.number += count
@@ -112,7 +112,7 @@ class Sealer:
         masks = self._keys.masks(b"".join([sealed[low:high] for sealed in self._sealed]))
         headers = _mask(b"".join(self._headers), masks)
         parts = [b""] * (2 * len(self._sealed))
-        parts[::2] = _pieces(headers, HEADER_BYTES)
+        parts[::2] = pieces(headers, HEADER_BYTES)
         parts[1::2] = self._sealed
         trains, start = [], 0
         for size, count in coupled(self._sizes):
@@ -187,7 +187,7 @@ def open_train(
         train, numbers = train.first(ours), numbers[: 12 * ours]
     nonces, bodies = _nonces(keys.iv, numbers), train.columns(HEADER_BYTES, train.size)
     try:
-        plains = list(map(keys.crypt, nonces, bodies, _pieces(headers, HEADER_BYTES)))
+        plains = list(map(keys.crypt, nonces, bodies, pieces(headers, HEADER_BYTES)))
     except InvalidTag:
         return None
     numbered = range(number, number + len(plains))
@@ -210,7 +210,7 @@ def _numbers(start: int, count: int) -> bytes:
 
 
 def _nonces(iv: int, numbers: bytes) -> Iterator[bytes]:
-    return _pieces(_xor(iv.to_bytes(12, "big") * (len(numbers) // 12), numbers), 12)
+    return pieces(_xor(iv.to_bytes(12, "big") * (len(numbers) // 12), numbers), 12)
 
 
 def _headers(first: int, destination: bytes, numbers: bytes) -> bytes:
@@ -236,8 +236,3 @@ def _mask_one(header: bytes, mask: bytes) -> bytes:
 
 def _xor(one: bytes, other: bytes | bytearray) -> bytes:
     return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(len(one), "big")
-
-
-def _pieces(joined: bytes | memoryview, size: int) -> Iterator[bytes]:
-    """Return what is joined in pieces of `size` bytes."""
-    return chain.from_iterable(struct.iter_unpack(f"{size}s", joined))
