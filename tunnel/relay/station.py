@@ -18,7 +18,7 @@ from tunnel.relay.state import own_names
 from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.activation import InheritedSockets
 from tunnel.settings.values import RelaySettings
-from tunnel.transport.options import Share
+from tunnel.transport.options import ALONE, Share
 
 
 class MakesRegistry(Protocol):
@@ -49,7 +49,7 @@ class Station:
     registry: MakesRegistry = Registry
     elsewhere: Callable[[Registry], Elsewhere | None] = nowhere
     visitors_per_address: AddressCounts = field(default_factory=lambda: AddressCounts(0))
-    share: Share = field(default_factory=Share)
+    share: Share = ALONE
 
 
 def alone(

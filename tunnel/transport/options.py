@@ -27,6 +27,9 @@ class Share:
         return bytes((first if first < 256 else first - self.of,)) + connection_id[1:]
 
 
+ALONE = Share()  # one process has the address for itself
+
+
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
     """Limits and windows of one listener or one dial; times in seconds, sizes in bytes."""
@@ -39,4 +42,4 @@ class TransportOptions:
     handshake_timeout: float = 5.0
     # Listeners: 32 secret bytes that stateless reset tokens are derived from.
     reset_key: bytes = field(default=b"", repr=False)
-    share: Share = field(default_factory=Share)  # listeners
+    share: Share = ALONE  # listeners

@@ -21,13 +21,12 @@ from aioquic.quic.packet import (
 )
 from aioquic.quic.retry import QuicRetryTokenHandler
 
-from tunnel.transport.options import Share
+from tunnel.transport.options import ALONE, Share
 from tunnel.transport.quic.reset import RateLimit, reset_datagram, reset_token
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
 from tunnel.transport.quic.trains import Train
 
 HARD_CAP = 4  # times `half_open`: above it not even a client that proved its address gets in
-ALONE = Share()
 VERSIONS = [int(QuicProtocolVersion.VERSION_1)]
 
 

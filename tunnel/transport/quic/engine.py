@@ -26,7 +26,7 @@ from aioquic.tls import AlertDescription
 from cryptography.x509 import Certificate
 
 from tunnel.errors import LocalProtocolError
-from tunnel.transport.options import STREAMS_ADVERTISED, Share
+from tunnel.transport.options import ALONE, STREAMS_ADVERTISED, Share
 from tunnel.transport.quic.frugality import FrugalConnection
 from tunnel.transport.quic.halves import HELD_MAX_BYTES, number_of, sender_of
 from tunnel.transport.quic.pacing import DebtPacer, has_rate, note_app_limited
@@ -35,7 +35,6 @@ from tunnel.transport.quic.trains import Burst
 
 CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
 HIGH_WATER_BYTES = 64 * 1024  # unsent bytes of a stream above which its writer should wait
-ALONE = Share()  # one process has the address for itself
 KEY_UPDATE_PACKETS = 1 << 20  # RFC 9001 §6.6 allows 2^23 for AES-GCM
 
 
