@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError
 from tunnel.stream import Address, Splicing, Stream
+from tunnel.transport.arrival import room
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.resets import reset_watch
 
@@ -24,8 +25,6 @@ ACCEPTS_PER_TURN = 32
 DESCRIPTOR_SHARE = 0.8  # of RLIMIT_NOFILE; the rest is for targets, files and clients
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h; named since 3.12
 UNSENT_MAX_BYTES = 64 * 1024  # per socket in the kernel, besides what the far end has room for
-# One for all streams of the process: loops fill it and call `buffer_updated` in one go.
-_arrival = bytearray(BULK_BYTES)
 Accepted = tuple[socket.socket, Address]  # and the peer
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
@@ -43,6 +42,7 @@ class TcpStream(asyncio.BufferedProtocol):
         "_is_reading",
         "_is_writable",
         "_room",
+        "_space",
         "_transport",
         "_watch",
     )
@@ -51,6 +51,7 @@ class TcpStream(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._inbox = Inbox()
+        self._space = room(BULK_BYTES)  # loops fill it and call `buffer_updated` in one go
         self._descriptor = -1
         self._watch = reset_watch()
         self._room: asyncio.Future[None] | None = None
@@ -122,11 +123,11 @@ class TcpStream(asyncio.BufferedProtocol):
         # that have left the process.
         self._transport.set_write_buffer_limits(high=0)
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
-        return _arrival
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self._space
 
     def buffer_updated(self, nbytes: int) -> None:
-        arrived = bytes(memoryview(_arrival)[:nbytes])
+        arrived = bytes(self._space[:nbytes])
         if not self._inbox.is_awaited:
             self._is_reading = False
             self._transport.pause_reading()

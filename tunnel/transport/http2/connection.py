@@ -1,9 +1,7 @@
 """A TLS connection that carries streams as HTTP/2 requests: callbacks and futures, no task."""
 
 import asyncio
-import mmap
 import ssl
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +12,7 @@ from h2.settings import SettingCodes
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtocolError
 from tunnel.log import get_log
 from tunnel.stream import Address, Binding, Stream
+from tunnel.transport.arrival import room
 from tunnel.transport.http2.engine import (
     CONTROL_ID,
     MESSAGE_MAX_BYTES,
@@ -37,19 +36,6 @@ READ_BYTES = 128 * 1024  # at once: in frames of two bytes they keep the loop fo
 UNCLAIMED_MAX = 2 * STREAMS_ADVERTISED  # streams begun by the peer and not yet freed here
 
 
-class _Buffers(threading.local):
-    """What all connections of a loop read into, one after the other: nothing stays in it.
-
-    Anonymous memory: what is never filled is never resident.
-    """
-
-    def __init__(self) -> None:
-        self.shared = memoryview(mmap.mmap(-1, READ_BYTES))
-
-
-_buffers = _Buffers()
-
-
 class Http2Connection(asyncio.BufferedProtocol):
     """What both ends do alike; a Connection (tunnel.stream) once `settled` has returned."""
 
@@ -64,7 +50,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.engine = ShortcutEngine(options.flow, is_relay=is_relay)
         self.sender = Sender(self.engine, self._stalled, self._fail)
         self.streams: dict[int, Http2Stream] = {}
-        self._buffer = _buffers.shared
+        self._buffer = room(READ_BYTES)
         self._lost: ConnectionLost | None = None
         self._settled: asyncio.Future[None] = loop.create_future()
         self._closed: asyncio.Future[ConnectionLost] = loop.create_future()
