@@ -79,8 +79,8 @@ def test_who_does_not_finish_its_hello_is_closed_in_time(
         timeouts = RelayTimeouts(client_hello=0.5)
         async with on_stage(relay_settings(tmp_path, timeouts=timeouts)) as stage:
             now = asyncio.get_running_loop().time
+            begun = now()
             async with visiting(stage.public, said) as visitor:
-                begun = now()
                 await visitor.ended()
                 assert 0.4 < now() - begun < AT_ONCE
 
