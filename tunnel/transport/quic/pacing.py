@@ -76,6 +76,10 @@ class DebtPacer(QuicPacketPacer):
         self.update_bucket(now=now)
         return max(0, ceil(self.bucket_time / self.packet_time))
 
+    def packets_in(self, seconds: float) -> int:
+        """Return how many packets the rate gives in so long; 0 while it is unknown."""
+        return int(seconds / self.packet_time) if self.packet_time else 0
+
     def spend(self, packets: int) -> None:
         """Count packets that have left."""
         if self.packet_time is not None:

@@ -67,3 +67,10 @@ def test_the_next_burst_is_waited_for_a_millisecond_at_most_unless_the_rate_is_t
     assert pacing.resume_at(5.0) == pytest.approx(5.001)
     pacing.update_rate(2 * SIZE, 1.0)
     assert pacing.resume_at(5.0) == pytest.approx(5.4)
+
+
+def test_a_rate_says_how_many_packets_it_gives_in_a_time() -> None:
+    assert pacer(rate=40_000 * SIZE).packets_in(0.001) == 40
+    pacing = pacer()
+    pacing.packet_time = None
+    assert pacing.packets_in(0.001) == 0

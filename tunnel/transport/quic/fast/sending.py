@@ -31,7 +31,8 @@ from tunnel.transport.quic.fast.sender import Frame, chunks_of
 from tunnel.transport.quic.halves import number_of
 from tunnel.transport.quic.trains import Burst
 
-TURN_PACKETS = 16  # of one stream, before the next one has its turn
+TURN_PACKETS = 16  # of one stream, before the next one has its turn,
+TURN_SECONDS, TURN_MOST_PACKETS = 0.001, 48  # or more, if they leave in so long
 TURN_ALONE_PACKETS = 192  # where no other waits: a run costs as much as several packets
 LEAST_ROOM_BYTES = 64  # what is left of a packet below it is not worth a frame
 CUT_BYTES = 64  # RESET_STREAM and STOP_SENDING at their longest
@@ -204,8 +205,7 @@ class SendingConnection(BypassConnection):
         sender = chunks_of(stream)
         size = flight.datagram_bytes - OVERHEAD_BYTES - WHOLE_HEADER.size
         credit = self._allowed_offset(stream) - sender.highest_offset
-        most = TURN_PACKETS if len(self._sending) > 1 else TURN_ALONE_PACKETS
-        count = min(flight.allowed, most, min(sender.in_runs, credit) // size)
+        count = min(flight.allowed, self._turn_packets(), min(sender.in_runs, credit) // size)
         if count < 1:
             return False
         number = flight.sealer.number
@@ -225,6 +225,13 @@ class SendingConnection(BypassConnection):
         else:
             self._sending.remove_first()
         return True
+
+    def _turn_packets(self) -> int:
+        """Return how many packets one stream may send at once."""
+        if len(self._sending) == 1:
+            return TURN_ALONE_PACKETS
+        soon = self._recovery.pacer.packets_in(TURN_SECONDS)
+        return max(TURN_PACKETS, min(soon, TURN_MOST_PACKETS))
 
     def _seal_mixed(self, flight: Flight) -> bool:
         """Seal one packet of whatever frames are due; return whether there were any."""

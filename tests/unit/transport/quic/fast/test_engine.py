@@ -22,7 +22,7 @@ from tunnel.transport.quic.fast.engine import FastEngine
 from tunnel.transport.quic.fast.receiving import ACK_PACKETS, ACK_SECONDS
 from tunnel.transport.quic.fast.records import Run
 from tunnel.transport.quic.fast.sealing import Sealer, sealing_keys
-from tunnel.transport.quic.fast.sending import NUMBERS_MAX, TURN_PACKETS
+from tunnel.transport.quic.fast.sending import NUMBERS_MAX, TURN_MOST_PACKETS, TURN_PACKETS
 from tunnel.transport.quic.trains import Train
 
 ROOMY = FlowSettings(stream_window=4 * MIB, stream_window_max=4 * MIB)
@@ -117,18 +117,32 @@ def test_the_end_of_a_chunk_waits_for_what_its_writer_writes_next() -> None:
     assert last < full[0]
 
 
-def test_bulk_is_remembered_in_runs_and_streams_take_turns() -> None:
-    wire = join()
+def turns_at(wire: Wire, rate: float | None) -> list[Run]:
+    """Return what leaves of two streams in bulk, at so many bytes per second."""
     first, second = begin(wire), begin(wire)
     wire.relay._loss._cc.congestion_window = 1 << 24
-    fast(wire.relay)._recovery.pacer.packet_time = None
+    pacer = fast(wire.relay)._recovery.pacer
+    pacer.packet_time = wire.relay._max_datagram_size / rate if rate else None
+    pacer.bucket_time = pacer.bucket_max = 10.0
     for stream_id in (first, second):
         wire.relay.write(stream_id, bytes(200_000))
     wire.emit(wire.relay)
-    runs = [run for run in fast(wire.relay)._space.sent_packets.values() if isinstance(run, Run)]
+    return [run for run in fast(wire.relay)._space.sent_packets.values() if isinstance(run, Run)]
+
+
+@pytest.mark.parametrize("rate", [None, 1_000_000.0])
+def test_bulk_is_remembered_in_runs_and_streams_take_turns(rate: float | None) -> None:
+    runs = turns_at(join(), rate)
     senders = [run.sender for run in runs]
     assert {run.count for run in runs[:8]} == {TURN_PACKETS}
     assert senders[:8] == [senders[0], senders[1]] * 4
+
+
+def test_turns_are_longer_where_they_are_soon_over() -> None:
+    runs = turns_at(join(), 1e9)
+    senders = [run.sender for run in runs]
+    assert {run.count for run in runs[:3]} == {TURN_MOST_PACKETS}
+    assert senders[:3] == [senders[0], senders[1], senders[0]]
 
 
 def test_packets_wait_when_too_many_numbers_are_unknown() -> None:
