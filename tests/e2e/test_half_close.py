@@ -29,7 +29,8 @@ pytestmark = pytest.mark.timeout(60)  # a program that does not start says so af
 
 ENDED, PASSED = "self-signed", "passthrough"  # what happens to the visitor's TLS at the client
 FLOW = '[flow]\nstream_window = "64KiB"\nstream_window_max = "64KiB"\n'
-STALLED_BYTES = 16 << 20  # more than windows and socket buffers hold together
+STALLED_BYTES = 256 << 20  # more than windows and socket buffers hold together
+PERIOD_BYTES = (1 << 20) - 3
 QUIET = 0.5  # seconds in which a sender gets nothing more away: it is blocked
 
 
@@ -176,29 +177,36 @@ def test_a_reset_after_a_finish_is_no_clean_end(near: PlainEnd, far: PlainEnd) -
 def test_nothing_is_lost_when_a_reader_stalls_and_resumes(near: PlainEnd, far: PlainEnd) -> None:
     near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     far.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    sending = Sending(near, pattern(STALLED_BYTES))
+    sending = Sending(near)
     sending.start()
     sending.wait_until_blocked()
-    assert far.receive_exactly(STALLED_BYTES) == pattern(STALLED_BYTES)
+    sending.is_enough.set()
+    assert far.receive_exactly(STALLED_BYTES) == sending.content()
     assert far.ending() is Ending.FINISHED
-    sending.join()
 
 
 class Sending(threading.Thread):
-    """Sends everything and finishes."""
+    """Sends a pattern again and again until that is enough, and finishes."""
 
-    def __init__(self, end: PlainEnd, content: bytes) -> None:
+    def __init__(self, end: PlainEnd) -> None:
         super().__init__()
         self._end = end
-        self._content = content
+        self._pattern = pattern(PERIOD_BYTES)
+        self.is_enough = threading.Event()
         self.sent = 0
 
     def run(self) -> None:
-        for start in range(0, len(self._content), 1 << 14):
-            piece = self._content[start : start + (1 << 14)]
+        while self.sent < STALLED_BYTES and not self.is_enough.is_set():
+            start = self.sent % PERIOD_BYTES
+            piece = self._pattern[start : start + (1 << 14)]
             self._end.send(piece)
             self.sent += len(piece)
         self._end.finish()
+
+    def content(self) -> bytes:
+        """Return all that was sent, once it has finished."""
+        self.join()
+        return (self._pattern * (self.sent // PERIOD_BYTES + 1))[: self.sent]
 
     def wait_until_blocked(self) -> None:
         """Return once nothing more has got away for a while; fails if everything did."""
@@ -206,4 +214,4 @@ class Sending(threading.Thread):
         while before < self.sent:
             before = self.sent
             time.sleep(QUIET)
-        assert self.sent < len(self._content), "the reader's stall has not held up the sender"
+        assert self.sent < STALLED_BYTES, "the reader's stall has not held up the sender"
