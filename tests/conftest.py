@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
 
@@ -15,6 +16,10 @@ os.environ["SHIV_ROOT"] = str(TESTS.parent / ".cache" / "unpacked")
 # Whoever runs the tests in the background may have interrupts ignored, and so would all programs
 # that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no slow program.
+settings.register_profile("without a deadline", settings(), deadline=None)
+settings.load_profile("without a deadline")
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from tunnel.protocol.hello import (
 )
 from tunnel.protocol.names import check_host_name
 
-thoroughly = settings(max_examples=500, deadline=None)  # a busy machine is not a slow parser
+thoroughly = settings(max_examples=500)
 
 Outcome = ClientHello | bytes | None  # a hello, the answer of a refusal, a wish for more
 
@@ -103,7 +103,7 @@ def test_a_hello_is_whole_records_and_names_a_host(data: bytes) -> None:
         assert outcome.server_name is None or check_host_name(outcome.server_name)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(anything, sizes)
 def test_sixteen_kibibytes_are_always_enough_to_tell(data: bytes, sizes: list[int]) -> None:
     endless = b"\1" + (MAX_HELLO_BYTES - 1000).to_bytes(3) + bytes(MAX_HELLO_BYTES)

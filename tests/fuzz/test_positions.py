@@ -93,7 +93,7 @@ def spellings(part: str | int) -> set[str]:
     return {name, basic(name), f"'{name}'"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(DOCUMENTS)
 def test_every_key_that_tomli_finds_has_its_line(document: str) -> None:
     try:
@@ -108,7 +108,7 @@ def test_every_key_that_tomli_finds_has_its_line(document: str) -> None:
         assert any(spelling in line for spelling in spellings(path[-1])), (path, line)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(DOCUMENTS)
 def test_nothing_is_located_that_tomli_does_not_find(document: str) -> None:
     try:

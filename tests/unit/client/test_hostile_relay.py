@@ -257,7 +257,7 @@ async def live(folder: Path, *scripts: Sequence[Step]) -> HostileRelay:
 
 
 @pytest.mark.parametrize("prelude", PRELUDES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=st.lists(STEPS, max_size=6))
 def test_any_relay_is_left_and_dialled_again(
     prelude: str, steps: list[Step], tmp_path_factory: pytest.TempPathFactory

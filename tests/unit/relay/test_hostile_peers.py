@@ -257,7 +257,7 @@ async def play(agents: Agents, steps: list[Step]) -> HostilePeer:
 
 
 @pytest.mark.parametrize("prelude", [[], REGISTER], ids=["unregistered", "registered"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(STEPS, max_size=8))
 def test_any_peer_is_answered_and_forgotten(
     prelude: list[Step], steps: list[Step], tmp_path_factory: pytest.TempPathFactory

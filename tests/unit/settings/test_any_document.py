@@ -93,7 +93,7 @@ def plant(document: dict[str, Any]) -> Table:
 
 
 @pytest.mark.parametrize("is_check", [True, False])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees(RELAY))
 def test_a_relay_takes_or_refuses_any_values(is_check: bool, tree: Table) -> None:
     with suppress(SettingsError):
@@ -101,14 +101,14 @@ def test_a_relay_takes_or_refuses_any_values(is_check: bool, tree: Table) -> Non
 
 
 @pytest.mark.parametrize("is_check", [True, False])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees(CLIENT))
 def test_a_client_takes_or_refuses_any_values(is_check: bool, tree: Table) -> None:
     with suppress(SettingsError):
         read_client(tree, Circumstances(os.environ, is_check=is_check))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)))
 def test_any_bytes_are_a_document_or_a_fault(content: bytes) -> None:
     with suppress(SettingsError):

@@ -416,7 +416,7 @@ ODD_FRAMES = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.booleans(),
     st.lists(st.lists(st.one_of(STREAM_FRAMES, ODD_FRAMES), min_size=1, max_size=4), max_size=4),
