@@ -9,7 +9,7 @@ from scripts.benchmarks.figures import MIB, Row, bulk
 from scripts.benchmarks.visitors import MESSAGE, Way, read_message
 from tests.e2e.world import Process
 
-SETTLING = 2.0  # seconds
+SETTLING = 10.0  # seconds: what a storm of dials has left half-open is gone by then
 SECONDS = 2.0  # of each measurement
 
 
