@@ -130,7 +130,8 @@ class Front:
                 await turn_away(visitor, UNRECOGNIZED_NAME_ALERT)
             elif guest.kind is Arrival.VALIDATION and name in self._own:
                 peer = guest.caller.peer.host
-                self.visits.validations_relay += await self._own.answer(name, visitor, hello, peer)
+                is_answered = await self._own.answer(name, visitor, hello, peer)
+                self.visits.validations_relay += is_answered  # others were counted meanwhile
             else:
                 reopenings = REOPENINGS - so_far.attempts
                 header, may_wait = self.header(guest), so_far.may_wait

@@ -67,8 +67,8 @@ class OwnValidations:
     async def answer(self, name: str, caller: Stream, hello: bytes, peer: str) -> bool:
         """Shake hands with an authority whose ClientHello was read off `caller` already.
 
-        Returns whether it has its answer; nobody has one for a name that is not in here. `peer` is
-        its host, for the log.
+        Returns whether that was completed; it never is for a name that is not in here. `peer` is
+        the caller's host, for the log.
         """
         context = self._expected[name].context if name in self._expected else None
         if context is None:

@@ -32,27 +32,37 @@ from tunnel.transport.tcp import TcpListener
 OWN = "relay.test"
 
 
-@asynccontextmanager
-async def front(
-    folder: Path, own: OwnValidations, kind: str = "public", **limits: int
-) -> AsyncIterator[Address]:
-    """Yield the address of a relay's port; no client is there, and an agent may not come."""
+def meeting_of(folder: Path, own: OwnValidations, **limits: int) -> Front:
+    """Return a relay's side towards visitors; no client is there, and an agent may not come."""
     settings = relay_settings(folder, limits=RelayLimits(**limits))
     clock = asyncio.get_running_loop().time
     registry = Registry(1, (), Challenges(Orders(), clock), clock)
     routing, spares = Routing(settings.timeouts, registry), Spares()
     ways = Ways(routing, DirectRouting(settings.timeouts, registry, spares), spares)
-    door = listener(kind)
-    meeting = Front(settings, ways, lambda *_: pytest.fail("an agent"), own)
+    return Front(settings, ways, lambda *_: pytest.fail("an agent"), own)
+
+
+@asynccontextmanager
+async def port_of(meeting: Front, kind: str = "public") -> AsyncIterator[Address]:
+    """Yield the address of its port."""
     listening = TcpListener(Address(LOOPBACK, free_port()))
     try:
         async with meeting.crowd, asyncio.TaskGroup() as group:
-            accepting = group.create_task(meeting.accept_from(listening, door))
+            accepting = group.create_task(meeting.accept_from(listening, listener(kind)))
             yield listening.address
             accepting.cancel()
             meeting.crowd.cancel()
     finally:
         listening.close()
+
+
+@asynccontextmanager
+async def front(
+    folder: Path, own: OwnValidations, kind: str = "public", **limits: int
+) -> AsyncIterator[Address]:
+    """Yield the address of a relay's port."""
+    async with port_of(meeting_of(folder, own, **limits), kind) as where:
+        yield where
 
 
 @asynccontextmanager
@@ -82,6 +92,20 @@ def test_several_validators_are_answered_at_once(run: Run, tmp_path: Path) -> No
         async with front(tmp_path, own) as where, opened(own):
             seen = await asyncio.gather(*(validated(where, OWN) for _ in range(8)))
             assert [digest_of(each) for each in seen] == [DIGEST] * 8
+
+    run(body())
+
+
+def test_several_validators_that_are_answered_at_once_are_all_counted(
+    run: Run, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        own = OwnValidations()
+        meeting = meeting_of(tmp_path, own)
+        async with port_of(meeting) as where, opened(own), asyncio.timeout(AT_ONCE):
+            await asyncio.gather(*(validated(where, OWN) for _ in range(8)))
+            while meeting.visits.validations_relay < 8:  # noqa: ASYNC110 - counts tell nobody
+                await asyncio.sleep(0)
 
     run(body())
 
