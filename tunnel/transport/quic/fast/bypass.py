@@ -5,11 +5,14 @@ from typing import Any
 from aioquic.quic.connection import QuicConnectionId, QuicConnectionState
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
 
 from tunnel.transport.quic.engine import Engine
+from tunnel.transport.quic.fast.codec import SIZED_HEADER, sized_header
 from tunnel.transport.quic.fast.recovery import RunRecovery
-from tunnel.transport.quic.fast.sender import ChunkSender
+from tunnel.transport.quic.fast.sender import ChunkSender, chunks_of
+from tunnel.transport.quic.halves import number_of
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
 from tunnel.transport.quic.trains import Burst
 
@@ -82,6 +85,31 @@ class BypassConnection(Engine):
     ) -> None:
         super()._write_ack_frame(builder, space, now)
         self._owed = 0
+
+    def _write_stream_frame(
+        self,
+        builder: QuicPacketBuilder,
+        space: QuicPacketSpace,  # noqa: ARG002 - aioquic's signature
+        stream: QuicStream,
+        max_offset: int,
+    ) -> int:
+        """Write one frame into a packet of aioquic's: before the handshake is confirmed."""
+        sender = chunks_of(stream)
+        before = sender.highest_offset
+        room = builder.remaining_flight_space - SIZED_HEADER.size
+        frame = sender.take(room, max_offset) if room > 0 else None
+        if frame is None:
+            return 0
+        header = sized_header(number_of(stream), frame.offset, len(frame.data), fin=frame.fin)
+        buf = builder.start_frame(
+            header[0],
+            capacity=SIZED_HEADER.size,
+            handler=sender.on_frame_delivery,
+            handler_args=(frame,),
+        )
+        buf.push_bytes(header[1:])
+        buf.push_bytes(frame.data)
+        return sender.highest_offset - before
 
     def _write_rare_frames(self, now: float) -> list[Burst]:
         """Return datagrams with all frames but those of streams."""

@@ -31,8 +31,8 @@ from tunnel.transport.quic.fast.sender import Frame, chunks_of
 from tunnel.transport.quic.halves import number_of
 from tunnel.transport.quic.trains import Burst
 
-TURN_PACKETS = 16  # of one stream, before the next one has its turn,
-TURN_SECONDS, TURN_MOST_PACKETS = 0.001, 48  # or more, if they leave in so long
+TURN_PACKETS = 16  # of one stream, before the next one has its turn
+TURN_SECONDS, TURN_MOST_PACKETS = 0.001, 48  # or as many as leave in so long, but no more than that
 TURN_ALONE_PACKETS = 192  # where no other waits: a run costs as much as several packets
 LEAST_ROOM_BYTES = 64  # what is left of a packet below it is not worth a frame
 CUT_BYTES = 64  # RESET_STREAM and STOP_SENDING at their longest
@@ -111,50 +111,24 @@ class SendingConnection(BypassConnection):
         if not self._is_writing_rare:
             super()._write_turns(builder, space)
 
-    def _write_stream_frame(
-        self,
-        builder: QuicPacketBuilder,
-        space: QuicPacketSpace,  # noqa: ARG002 - aioquic's signature
-        stream: QuicStream,
-        max_offset: int,
-    ) -> int:
-        """Write one frame into a packet of aioquic's: before the handshake is confirmed."""
-        sender = chunks_of(stream)
-        before = sender.highest_offset
-        room = builder.remaining_flight_space - SIZED_HEADER.size
-        frame = sender.take(room, max_offset) if room > 0 else None
-        if frame is None:
-            return 0
-        header = sized_header(number_of(stream), frame.offset, len(frame.data), fin=frame.fin)
-        buf = builder.start_frame(
-            header[0],
-            capacity=SIZED_HEADER.size,
-            handler=sender.on_frame_delivery,
-            handler_args=(frame,),
-        )
-        buf.push_bytes(header[1:])
-        buf.push_bytes(frame.data)
-        return sender.highest_offset - before
-
     def _transmit(self, now: float) -> list[Burst]:
         """Return all packets that may leave now."""
-        space = self._space
-        is_ack_due = space.ack_at is not None and space.ack_at <= now
-        is_copy_due = self._originals.due_at is not None and self._originals.due_at <= now
-        is_mixed = bool(
-            is_ack_due or self._connection_limits_due() or self._limits_due or self._probe_pending
-        )
-        if not (is_mixed or is_copy_due or self._sending):
+        is_mixed_due = self._is_mixed_due(now)
+        is_copy_due = _is_due(self._originals.due_at, now)
+        if not (is_mixed_due or is_copy_due or self._sending):
             return []
         flight = self._begin_flight(now)
-        if is_mixed:
+        if is_mixed_due:
             self._seal_mixed(flight)
-        while flight.allowed > 0 and (self._sending or self._limits_due):
-            if not self._seal_run(flight) and not self._seal_mixed(flight):
-                break
+        self._seal_turns(flight)
         if is_copy_due:
             self._seal_copies(flight)
         return self._end_flight(flight)
+
+    def _is_mixed_due(self, now: float) -> bool:
+        """Say whether frames are due that wait for no stream's turn; grants connection credit."""
+        is_owed = _is_due(self._space.ack_at, now) or self._connection_limits_due()
+        return bool(is_owed or self._limits_due or self._probe_pending)
 
     def _begin_flight(self, now: float) -> Flight:
         size = self._max_datagram_size
@@ -196,6 +170,12 @@ class SendingConnection(BypassConnection):
             self._originals.clear()  # what follows is bulk, whose losses are soon known
         address = path.addr
         return [(train, address) for train in trains]
+
+    def _seal_turns(self, flight: Flight) -> None:
+        """Seal packets of streams and their credit, for as long as any may leave."""
+        while flight.allowed > 0 and (self._sending or self._limits_due):
+            if not self._seal_run(flight) and not self._seal_mixed(flight):
+                return
 
     def _seal_run(self, flight: Flight) -> bool:
         """Seal a burst of full packets of the stream whose turn it is, if it has as many bytes."""
@@ -361,6 +341,11 @@ def _add_cut(content: Content, stream: QuicStream) -> None:
         reset = sender.get_reset_frame()
         frame = _numbers(RESET_STREAM, reset.stream_id, reset.error_code, reset.final_size)
         content.add(frame, sender.on_reset_delivery)
+
+
+def _is_due(moment: float | None, now: float) -> bool:
+    """Say whether a moment has come; None never does."""
+    return moment is not None and moment <= now
 
 
 def _numbers(*values: int) -> bytes:
