@@ -13,8 +13,8 @@ from collections.abc import Awaitable
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError
 from tunnel.stream import Address, Splicing, Stream
-from tunnel.transport.arrival import room
 from tunnel.transport.inbox import Inbox
+from tunnel.transport.read_buffer import read_buffer
 from tunnel.transport.resets import reset_watch
 
 BULK_BYTES = 240 * 1024  # that a stream reads at most; sealed, it is one chunk (inbox) still
@@ -36,13 +36,13 @@ class TcpStream(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
+        "_buffer",
         "_descriptor",
         "_inbox",
         "_is_finished",
         "_is_reading",
         "_is_writable",
         "_room",
-        "_space",
         "_transport",
         "_watch",
     )
@@ -51,7 +51,7 @@ class TcpStream(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._inbox = Inbox()
-        self._space = room(BULK_BYTES)  # loops fill it and call `buffer_updated` in one go
+        self._buffer = read_buffer(BULK_BYTES)  # loops fill it and call `buffer_updated` in one go
         self._descriptor = -1
         self._watch = reset_watch()
         self._room: asyncio.Future[None] | None = None
@@ -124,10 +124,10 @@ class TcpStream(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        return self._space
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        arrived = bytes(self._space[:nbytes])
+        arrived = bytes(self._buffer[:nbytes])
         if not self._inbox.is_awaited:
             self._is_reading = False
             self._transport.pause_reading()

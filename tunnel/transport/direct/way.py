@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable
 
 from tunnel.stream import TOLD_BYTES
-from tunnel.transport.arrival import room
 from tunnel.transport.direct.pipes import Pipe, PipeShelf
+from tunnel.transport.read_buffer import read_buffer
 
 BUFFER_BYTES = 64 * 1024
 BULK_BYTES = 16 * 1024  # a wake-up that splices less goes back to copying
@@ -28,9 +28,9 @@ class Way:
     """
 
     __slots__ = (
+        "_buffer",
         "_moved",
         "_pipe",
-        "_room",
         "_shelf",
         "has_ended",
         "is_blocked",
@@ -54,7 +54,7 @@ class Way:
         self.is_ending = True
         self.has_ended = False  # and the sink was given all; it is the owner who says so to it
         self._shelf = shelf
-        self._room = room(BUFFER_BYTES)  # what is in it never outlives the call
+        self._buffer = read_buffer(BUFFER_BYTES)  # what is in it never outlives the call
         self._pipe: Pipe | None = None
         self._moved = 0  # spliced since the last wake-up
 
@@ -120,7 +120,7 @@ class Way:
     def _copy(self) -> bool:
         """Copy what the source has, up to a buffer; return whether there may be more."""
         try:
-            size = self.source.recv_into(self._room)
+            size = self.source.recv_into(self._buffer)
         except BlockingIOError:
             self.is_ending = False
             return False
@@ -129,12 +129,12 @@ class Way:
             return False
         self.is_bulk = size == BUFFER_BYTES
         try:
-            sent = self.sink.send(self._room[:size])
+            sent = self.sink.send(self._buffer[:size])
         except BlockingIOError:
             sent = 0
         self.passed += sent
         if sent != size:
-            self.rest = bytes(self._room[sent:size])
+            self.rest = bytes(self._buffer[sent:size])
             self.is_blocked = True
         # A short read has emptied the source, and what comes later is an event of its own.
         return not self.is_blocked and (self.is_bulk or self.is_ending)
@@ -174,13 +174,13 @@ def messenger(
     What it cannot hand on is kept in the way. It calls `stop` when the way is not plain any more
     or its bytes are to be told, and `fail` when either socket has failed.
     """
-    receive, send, held = way.source.recv_into, way.sink.send, room(BUFFER_BYTES)
+    receive, send, buffer = way.source.recv_into, way.sink.send, read_buffer(BUFFER_BYTES)
 
     def hand_on() -> None:
         size = sent = 0
         try:
-            size = receive(held)
-            sent = send(held[:size])
+            size = receive(buffer)
+            sent = send(buffer[:size])
         except BlockingIOError:
             pass
         except OSError:
@@ -190,7 +190,7 @@ def messenger(
         way.passed += sent
         if 0 < sent == size < BUFFER_BYTES and way.passed < TOLD_BYTES:
             return
-        way.rest = bytes(held[sent:size])
+        way.rest = bytes(buffer[sent:size])
         way.is_blocked = sent < size
         way.is_bulk = size == BUFFER_BYTES
         way.is_ending = not size

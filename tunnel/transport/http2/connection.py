@@ -12,7 +12,6 @@ from h2.settings import SettingCodes
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, RemoteProtocolError
 from tunnel.log import get_log
 from tunnel.stream import Address, Binding, Stream
-from tunnel.transport.arrival import room
 from tunnel.transport.http2.engine import (
     CONTROL_ID,
     MESSAGE_MAX_BYTES,
@@ -26,6 +25,7 @@ from tunnel.transport.http2.shortcuts import Requested, ShortcutEngine
 from tunnel.transport.http2.stream import Http2Stream
 from tunnel.transport.options import ALPN_HTTP2, STREAMS_ADVERTISED, TransportOptions
 from tunnel.transport.parking import ParkingLot
+from tunnel.transport.read_buffer import read_buffer
 from tunnel.transport.tcp import address_of
 from tunnel.transport.waiting import Places, Queue
 
@@ -50,7 +50,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.engine = ShortcutEngine(options.flow, is_relay=is_relay)
         self.sender = Sender(self.engine, self._stalled, self._fail)
         self.streams: dict[int, Http2Stream] = {}
-        self._buffer = room(READ_BYTES)
+        self._buffer = read_buffer(READ_BYTES)
         self._lost: ConnectionLost | None = None
         self._settled: asyncio.Future[None] = loop.create_future()
         self._closed: asyncio.Future[ConnectionLost] = loop.create_future()

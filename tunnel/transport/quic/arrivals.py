@@ -6,21 +6,21 @@ that trains which continue each other are coupled; they are read one behind the 
 
 from typing import Any
 
-from tunnel.transport.arrival import room
 from tunnel.transport.quic.trains import Burst, Train
+from tunnel.transport.read_buffer import read_buffer
 
 READ_BYTES = 65_535  # the kernel joins up to 64 datagrams, no more than this
-ROOM_BYTES = 8 * READ_BYTES  # for what is read before anything is copied
+BATCH_BYTES = 8 * READ_BYTES  # for what is read before anything is copied
 
 
 class Arrivals:
     """Takes what is read into `room`, one wake-up's worth."""
 
-    __slots__ = ("_bursts", "_is_open", "_room", "_size", "_source", "_start", "_stop", "count")
+    __slots__ = ("_buffer", "_bursts", "_is_open", "_size", "_source", "_start", "_stop", "count")
 
     def __init__(self) -> None:
         self.count = 0  # datagrams
-        self._room = room(ROOM_BYTES)
+        self._buffer = read_buffer(BATCH_BYTES)
         self._bursts: list[Burst] = []
         self._start = self._stop = 0  # of the train that is being coupled
         self._size = 0  # of its datagrams
@@ -30,12 +30,12 @@ class Arrivals:
     @property
     def has_room(self) -> bool:
         """Whether another read fits."""
-        return self._stop + READ_BYTES <= ROOM_BYTES
+        return self._stop + READ_BYTES <= BATCH_BYTES
 
     @property
     def room(self) -> memoryview:
         """Where the next read goes."""
-        return self._room[self._stop :]
+        return self._buffer[self._stop :]
 
     def add(self, read_bytes: int, segment_bytes: int, source: Any) -> None:
         """Take datagrams of `segment_bytes` each, the last perhaps of fewer; of 0, one alone."""
@@ -61,7 +61,7 @@ class Arrivals:
         start, self._start = self._start, self._stop
         if start == self._stop:
             return
-        joined = bytes(self._room[start : self._stop])
+        joined = bytes(self._buffer[start : self._stop])
         if len(joined) > self._size:
             self._bursts.append((Train(joined, self._size), self._source))
             return

@@ -1,4 +1,4 @@
-"""The room that sockets are read into: no thread sees what another one reads."""
+"""The buffer that sockets are read into: no thread sees what another one reads."""
 
 import asyncio
 import socket
@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tunnel.transport import tcp
-from tunnel.transport.arrival import ROOM_BYTES, room
 from tunnel.transport.direct import way
 from tunnel.transport.direct.pipes import PipeShelf
 from tunnel.transport.http2 import connection as http2
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.quic.arrivals import Arrivals
+from tunnel.transport.read_buffer import BUFFER_MAX_BYTES, read_buffer
 
 DEADLINE = 10.0  # seconds
 
@@ -33,7 +33,7 @@ def of_a_quic_endpoint() -> memoryview:
 
 def of_a_direct_connection() -> memoryview:
     with socket.socket() as source, socket.socket() as sink:
-        return way.Way(source, sink, PipeShelf())._room
+        return way.Way(source, sink, PipeShelf())._buffer
 
 
 USERS = (of_a_tcp_stream, of_an_http2_connection, of_a_quic_endpoint, of_a_direct_connection)
@@ -54,16 +54,16 @@ def test_loops_in_two_threads_do_not_see_each_others_bytes(user: Callable[[], me
     assert (first, second) == (b"one", b"two")
 
 
-def test_all_readers_of_a_thread_share_one_room() -> None:
-    async def rooms() -> list[memoryview]:
+def test_all_readers_of_a_thread_share_one_buffer() -> None:
+    async def buffers() -> list[memoryview]:
         return [user() for user in USERS]
 
-    shown = asyncio.run(rooms())
+    shown = asyncio.run(buffers())
     for number, each in enumerate(shown):
         each[0] = number
         assert {other[0] for other in shown} == {number}
 
 
-def test_a_room_is_as_large_as_was_asked_for() -> None:
-    sizes = (1, tcp.BULK_BYTES, http2.READ_BYTES, ROOM_BYTES)
-    assert tuple(len(room(size)) for size in sizes) == sizes
+def test_a_buffer_is_as_large_as_was_asked_for() -> None:
+    sizes = (1, tcp.BULK_BYTES, http2.READ_BYTES, BUFFER_MAX_BYTES)
+    assert tuple(len(read_buffer(size)) for size in sizes) == sizes
