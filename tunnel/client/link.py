@@ -366,7 +366,7 @@ def accept_only(message: FromRelay) -> FromRelay:
 
 
 async def _left(exchange: _Exchange | None) -> Ending:
-    """See the end of a connection that the relay was quicker to close than we to wait for it."""
+    """Return how it ended once nothing is left of the connection, which the relay closed first."""
     if exchange is not None:
         exchange.connection.close()
         await gone(exchange.connection)

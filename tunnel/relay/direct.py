@@ -20,7 +20,7 @@ from tunnel.transport.direct.poller import Poller
 from tunnel.transport.direct.trial import Outcome, Trial
 
 ATTEMPTS = 2  # spares for one visitor; of REOPENINGS, the others are left for streams
-SILENCE = 1.2  # seconds; the kernel counts from the first repetition, which a slow path puts off
+SILENCE_TIMEOUT = 1.2  # seconds, from the kernel's first repetition: a slow path puts that off
 
 log = get_log(__name__)
 
@@ -68,7 +68,7 @@ class DirectRouting:
     @property
     def silence_timeout(self) -> float:
         """The seconds after which a spare is lost whose far end acknowledges nothing."""
-        return min(SILENCE, self._timeouts.open_stream)
+        return min(SILENCE_TIMEOUT, self._timeouts.open_stream)
 
     def choose(self, name: str) -> tuple[Link, Spare] | None:
         """Return the spare to try next, None where a stream is the way."""

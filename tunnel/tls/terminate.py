@@ -17,7 +17,7 @@ from tunnel.stream import Splicing, Stream
 RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
 CHUNK_BYTES = 240 * 1024  # sealed before it goes down, opened before it goes up: 15 records
 OWED_BYTES = 16 * 1024  # answers to a visitor who asks and asks, and is sent nothing
-TICKET_BYTES = 4 * 1024  # kept until there is an answer to share its record's way
+TICKET_BYTES = 4 * 1024  # a session ticket of no more than that leaves along with the answer
 FAREWELL_TIMEOUT = 1.0  # for an alert to be read before the stream is cut
 
 
@@ -151,7 +151,7 @@ class TlsStream:
 
     @property
     def _has_unread(self) -> bool:
-        """Whether OpenSSL has something to say: that it has not is an exception, and costs one."""
+        """Whether a read may find something; to be told by SSLWantReadError costs far more."""
         if self._is_ended:
             return False
         return bool(self._incoming.pending or self._tls.pending() or self._incoming.eof)

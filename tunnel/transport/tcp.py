@@ -1,6 +1,7 @@
-"""Plain TCP and Unix sockets: visitors and targets as streams, and the listening sockets.
+"""Plain TCP and Unix sockets: those that listen, and connected ones as streams.
 
-No protocol is known here, and nothing is read off a socket before it is wrapped.
+No protocol is known here, and nothing is read off a socket before it is wrapped. These streams are
+read by the loop's own transports; visitors and targets are streams of `tunnel.transport.direct`.
 """
 
 import asyncio
@@ -113,7 +114,7 @@ class TcpStream(asyncio.BufferedProtocol):
         self._cut(code)
 
     def join(self, far: Stream, terms: Splicing) -> Awaitable[None] | None:
-        del far, terms  # no pair is joined yet
+        del far, terms  # pairs of `DirectStream` alone are joined
         return None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

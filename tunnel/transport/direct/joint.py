@@ -1,4 +1,4 @@
-"""Two sockets joined: both ways are moved below Python until both have ended, or either is cut."""
+"""Two sockets joined: bytes are moved both ways until both have ended, or either is cut."""
 
 import asyncio
 import socket
@@ -33,8 +33,8 @@ class Terms:
 class Joint:
     """A pair; `settle` is called once, with OK after a clean end of both ways, else with the code.
 
-    It owns both sockets from `start` on. A cut of either
-    is a cut of both: it never looks like an end.
+    It owns both sockets from `start` on. A cut of either is a cut of both: it never looks like an
+    end.
     """
 
     __slots__ = (
@@ -120,21 +120,21 @@ class Joint:
             self._pump(outward)
             self._messages += 1
             if self._messages == MESSAGES:
-                self._settle_down()
+                self._move_to_loop()
         if events & FAILED:
             self.cut()
 
-    def _settle_down(self) -> None:
+    def _move_to_loop(self) -> None:
         """Let the loop read both sockets from now on, unless there is more to it than messages."""
         self._messages = 0
         if self._settle is not None and self.forth.is_plain and self.back.is_plain:
             now = self._poller.loop.time
             for way in (self.forth, self.back):
-                stop = partial(self._unsettle, way)
+                stop = partial(self._note_stop, way)
                 self._poller.move(way.source, messenger(way, now, stop, self.cut))
 
-    def _unsettle(self, way: Way) -> None:
-        """Something was no short message, or there is enough to tell of."""
+    def _note_stop(self, way: Way) -> None:
+        """Tell what has passed if it is enough; watch both again after more than a message."""
         if way.passed >= TOLD_BYTES:
             self._tell()
         if not way.is_plain:
@@ -153,8 +153,8 @@ class Joint:
         way.moved_at = self._poller.now
         if way.passed >= TOLD_BYTES:
             self._tell()
-        if has_more:  # before that the sockets are not moved
-            self._messages = 0
+        if has_more:
+            self._messages = 0  # the pair is not moved to the loop with its next turn still due
             self._poller.revisit(partial(self._pump, way))
 
     # -- what follows

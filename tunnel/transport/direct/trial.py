@@ -29,8 +29,8 @@ class Trial:
     """One attempt; `settle` is called once with its outcome, after the joint if there is one.
 
     That is in a turn of its own, whoever ends the attempt. `said` is all that the visitor has said
-    so far. `header` goes before it. Both sockets are the trial's until it is LOST or
-    SILENT: then the visitor's is the caller's again.
+    so far. `header` goes before it. Both sockets are the trial's until it is LOST or SILENT: then
+    the visitor's is the caller's again.
     """
 
     __slots__ = (

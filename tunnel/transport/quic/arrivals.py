@@ -1,4 +1,4 @@
-"""What one wake-up reads off a UDP socket: datagrams of one size in a row are one train. Pure.
+"""What one wake-up reads off a UDP socket: datagrams of one size in a row are one train.
 
 The kernel joins 64 datagrams at most. What is done for each train costs as much as ten packets, so
 that trains which continue each other are coupled; they are read one behind the other for that.

@@ -118,7 +118,7 @@ class TunnelConnection:
         self._driver.schedule_flush()
 
     def schedule_late_flush(self) -> None:
-        """Do so a turn later, with what is written until then."""
+        """Send it a turn of the loop later than that, with what is written until then."""
         self._driver.schedule_late_flush()
 
     def hear(self, bursts: Sequence[Burst]) -> None:

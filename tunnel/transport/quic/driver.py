@@ -38,7 +38,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # engine time
         self._is_scheduled = False
-        self._turns_before = 0  # of the loop, that the scheduled flush lets pass
+        self._turns_before = 0  # turns of the loop that the scheduled flush lets pass
         self._is_stopped = False
 
     def hear(self, bursts: Sequence[Burst]) -> None:
@@ -59,7 +59,7 @@ class Driver:
             self._loop.call_soon(self._flush_scheduled)
 
     def schedule_late_flush(self) -> None:
-        """Do so when whoever is woken by what has arrived by then may have written more."""
+        """Send it a turn later than that, together with what writers who wake meanwhile write."""
         self._turns_before = 2 if self._is_scheduled else 1
         self.schedule_flush()
 

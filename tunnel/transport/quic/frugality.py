@@ -13,7 +13,7 @@ from aioquic.tls import Epoch
 
 from tunnel.transport.quic.sizing import SizingConnection
 
-IDS_HELD_MAX = 4  # connection ids of either end: one in use, and for moves from path to path
+IDS_HELD_MAX = 4  # connection ids that an end keeps of the other: one in use, three for new paths
 _HANDLERS: dict[type, dict[int, tuple[Callable[..., None], frozenset[Epoch]]]] = {}
 _NO_KEYS = CryptoPair()
 _NO_DATAGRAMS: deque[bytes] = deque(maxlen=0)  # DATAGRAM frames, of which we have none
@@ -28,7 +28,7 @@ class HandshakeBuffers(dict[Epoch, Buffer]):
         return self.setdefault(epoch, Buffer(capacity=CRYPTO_BUFFER_SIZE))
 
 
-class Handlers:
+class FrameHandlers:
     """Which method of a connection handles a kind of frame, and in which epochs it may come."""
 
     __slots__ = ("_connection", "_functions")
@@ -60,7 +60,7 @@ class FrugalConnection(SizingConnection):
             _HANDLERS[type(self)] = {
                 kind: (method.__func__, epochs) for kind, (method, epochs) in methods.items()
             }
-        self._QuicConnection__frame_handlers = Handlers(self)
+        self._QuicConnection__frame_handlers = FrameHandlers(self)
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)

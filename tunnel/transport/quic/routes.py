@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from tunnel.transport.quic.connection import TunnelConnection
 
 CONNECTION_ID_BYTES = 8  # of both ends
-IDS_MAX = 16  # of one connection: the 8 that aioquic may issue, the client's first, and spares
+IDS_MAX = 16  # of one connection: the 8 that aioquic may issue, the client's first, and some more
 
 
 class Routes:

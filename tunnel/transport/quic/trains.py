@@ -131,7 +131,7 @@ def shortest(datagrams: Sequence[bytes]) -> int:
     return datagrams.shortest if isinstance(datagrams, Train) else min(map(len, datagrams))
 
 
-def after(datagrams: Sequence[bytes], count: int) -> Sequence[bytes]:
+def remaining(datagrams: Sequence[bytes], count: int) -> Sequence[bytes]:
     """Return all but the first ones."""
     return datagrams.after(count) if isinstance(datagrams, Train) else datagrams[count:]
 

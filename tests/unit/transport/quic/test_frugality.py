@@ -8,7 +8,7 @@ from aioquic.tls import Epoch
 
 from tests.unit.transport.quic.wire import Wire
 from tunnel.transport.quic.engine import Engine
-from tunnel.transport.quic.frugality import IDS_HELD_MAX, Handlers
+from tunnel.transport.quic.frugality import IDS_HELD_MAX, FrameHandlers
 
 KIB = 1024
 
@@ -71,10 +71,10 @@ def test_an_end_issues_few_connection_ids() -> None:
 def test_a_frame_is_handled_by_the_connection_that_it_came_for() -> None:
     wire = Wire()
     for engine in (wire.relay, wire.client):
-        handle, _ = Handlers(engine)[0x01]
+        handle, _ = FrameHandlers(engine)[0x01]
         assert handle.__self__ is engine
 
 
 def test_no_handler_is_known_of_a_frame_that_there_is_not() -> None:
     with pytest.raises(KeyError):
-        Handlers(Wire().relay)[0x21]
+        FrameHandlers(Wire().relay)[0x21]

@@ -8,9 +8,9 @@ from tunnel.transport.quic.trains import (
     SEGMENTS_BYTES_MAX,
     SEGMENTS_MAX,
     Train,
-    after,
     by_address,
     coupled,
+    remaining,
     shortest,
     trains_of,
 )
@@ -34,7 +34,7 @@ def test_what_the_kernel_joined_is_cut_again(
     assert list(train) == datagrams
     assert (len(train), train[-1], train[1:]) == (len(datagrams), datagrams[-1], datagrams[1:])
     assert (list(train.first(1)), list(train.after(1))) == (datagrams[:1], datagrams[1:])
-    assert list(after(train, 2)) == list(after(datagrams, 2)) == datagrams[2:]
+    assert list(remaining(train, 2)) == list(remaining(datagrams, 2)) == datagrams[2:]
     assert train.shortest == shortest(datagrams) == shortest(train)
 
 

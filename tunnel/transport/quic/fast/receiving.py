@@ -43,7 +43,7 @@ from tunnel.transport.quic.fast.sealing import (
 )
 from tunnel.transport.quic.halves import receiver_of
 from tunnel.transport.quic.routes import CONNECTION_ID_BYTES
-from tunnel.transport.quic.trains import Train, after, shortest
+from tunnel.transport.quic.trains import Train, remaining, shortest
 
 ACK_PACKETS = 10  # are acknowledged together, or with all others of a burst
 ACK_SECONDS = 0.02  # or after so long, or a quarter of a round trip; we announce 25 ms at most
@@ -98,7 +98,7 @@ class ReceivingConnection(BypassConnection):
             looked_at = self._hear_burst(payloads, now) if self._may_hear(payloads, source) else 0
             if not looked_at:
                 self.receive_datagram(payloads[0], source, now)
-            payloads = after(payloads, looked_at or 1)
+            payloads = remaining(payloads, looked_at or 1)
 
     def _may_hear(self, payloads: Sequence[bytes], source: Any) -> bool:
         return (
