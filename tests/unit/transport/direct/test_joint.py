@@ -203,10 +203,10 @@ def test_after_many_messages_a_reader_that_stands_still_stops_the_sender() -> No
 def test_a_conversation_is_not_idle_and_silence_after_it_is() -> None:
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        async with joined(Terms(idle_timeout=0.3)) as ends:
+        async with joined(Terms(idle_timeout=0.6)) as ends:
             await converse(ends.near, ends.far)
             start = loop.time()
-            while loop.time() < start + 0.7:
+            while loop.time() < start + 1.0:
                 await loop.sock_sendall(ends.near, b"word")
                 assert await loop.sock_recv(ends.far, 10) == b"word"
             assert await ends.ended is Code.TIMEOUT
