@@ -419,8 +419,7 @@ def test_a_visitor_is_said_again_to_the_next_spare(tmp_path: Path, run: Run, end
 
 def test_where_one_spare_is_silent_no_older_one_is_tried(tmp_path: Path, run: Run) -> None:
     async def body() -> None:
-        hasty = replace(PATIENT, open_stream=0.3)
-        async with scene(settings_for(tmp_path, timeouts=hasty)) as s:
+        async with scene(settings_for(tmp_path)) as s:
             old, forgotten = await s.fresh(), await s.fresh()
             deafen(forgotten.sock)
             async with s.visiting() as visitor:
