@@ -70,11 +70,6 @@ class TcpStream(asyncio.BufferedProtocol):
         """The far end; an empty host for a Unix socket."""
         return address_of(self._transport.get_extra_info("peername"))
 
-    @property
-    def local(self) -> Address:
-        """The near end; an empty host for a Unix socket."""
-        return address_of(self._transport.get_extra_info("sockname"))
-
     async def receive(self) -> bytes:
         if not self._is_reading and not self._inbox.size:
             self._inbox.check()

@@ -10,7 +10,7 @@ from tunnel.stream import Address, Splicing, Stream
 from tunnel.transport.dialling import connect_socket, connect_unix_socket
 from tunnel.transport.direct.joint import Joint, Terms, reset
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, poller
-from tunnel.transport.tcp import BULK_BYTES, address_of, tune
+from tunnel.transport.tcp import BULK_BYTES, tune
 
 MESSAGE_BYTES = 4 * 1024  # a read of less stands for itself: another is not tried at once
 TURN_READS = 16  # reads in a row that never had to wait; then the rest of the loop has its turn
@@ -65,11 +65,6 @@ class DirectStream:
         halves = (("finished", self._is_finished), ("ended", self.has_ended))
         states = ["cut"] if self._cut is not None else [word for word, claim in halves if claim]
         return f"<DirectStream {' '.join(states) or 'open'}>"
-
-    @property
-    def peer(self) -> Address:
-        """The far end; an empty host for a Unix socket."""
-        return address_of(self._sock.getpeername())
 
     async def receive(self) -> bytes:
         if self._first:
