@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # not in its __all__
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
     Limit,
-    QuicConnectionError,
     QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
@@ -33,7 +31,6 @@ from tunnel.transport.quic.pacing import DebtPacer, has_rate, note_app_limited
 from tunnel.transport.quic.reset import is_reset, reset_token
 from tunnel.transport.quic.trains import Burst
 
-CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
 HIGH_WATER_BYTES = 64 * 1024  # unsent bytes of a stream above which its writer should wait
 KEY_UPDATE_PACKETS = 1 << 20  # RFC 9001 §6.6 allows 2^23 for AES-GCM
 
@@ -283,20 +280,6 @@ class Engine(FrugalConnection):
     ) -> tuple[bool, bool]:
         self.decrypted += 1
         return super()._payload_received(context, plain, crypto_frame_required)
-
-    def _handle_crypto_frame(
-        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
-    ) -> None:
-        start = buf.tell()
-        end = buf.pull_uint_var() + buf.pull_uint_var()
-        buf.seek(start)
-        if end > CRYPTO_MAX_BYTES:
-            raise QuicConnectionError(
-                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
-                frame_type=frame_type,
-                reason_phrase="too many handshake bytes",
-            )
-        super()._handle_crypto_frame(context, frame_type, buf)
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()

@@ -6,13 +6,19 @@ from types import MethodType
 from typing import Any
 
 from aioquic.buffer import Buffer  # type: ignore[attr-defined]  # not in its __all__
-from aioquic.quic.connection import CRYPTO_BUFFER_SIZE
+from aioquic.quic.connection import (
+    CRYPTO_BUFFER_SIZE,
+    QuicConnectionError,
+    QuicReceiveContext,
+)
 from aioquic.quic.crypto import CryptoPair, NoCallback
+from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
 from tunnel.transport.quic.sizing import SizingConnection
 
+CRYPTO_MAX_BYTES = 64 * 1024  # of handshake messages, in each direction and epoch
 IDS_HELD_MAX = 4  # connection ids that an end keeps of the other: one in use, three for new paths
 _HANDLERS: dict[type, dict[int, tuple[Callable[..., None], frozenset[Epoch]]]] = {}
 _NO_KEYS = CryptoPair()
@@ -43,7 +49,7 @@ class FrameHandlers:
 
 
 class FrugalConnection(SizingConnection):
-    """aioquic's connection, without what it holds for nothing."""
+    """aioquic's connection, without what it holds for nothing, or without a bound."""
 
     _QuicConnection__frame_handlers: Any  # aioquic's own name: there is no other way to it
 
@@ -65,6 +71,21 @@ class FrugalConnection(SizingConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         self._crypto_buffers = HandshakeBuffers()
+
+    def _handle_crypto_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        """Refuse handshake messages that would take too much memory."""
+        start = buf.tell()
+        end = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if end > CRYPTO_MAX_BYTES:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase="too many handshake bytes",
+            )
+        super()._handle_crypto_frame(context, frame_type, buf)
 
     def _push_crypto_data(self) -> None:
         """Free the buffers as soon as they have been read: 48 KiB of each handshake under way."""
