@@ -69,7 +69,7 @@ class Train(Sequence[bytes]):
         return Train(self.joined[: count * self.size], self.size)
 
     def after(self, count: int) -> "Train":
-        """Return the others."""
+        """Return all but the first datagrams."""
         return Train(self.joined[count * self.size :], self.size)
 
     def shared(self, start: int, stop: int) -> bytes | None:
@@ -132,7 +132,7 @@ def shortest(datagrams: Sequence[bytes]) -> int:
 
 
 def remaining(datagrams: Sequence[bytes], count: int) -> Sequence[bytes]:
-    """Return all but the first ones."""
+    """Return all but the first datagrams, joined if they are a train."""
     return datagrams.after(count) if isinstance(datagrams, Train) else datagrams[count:]
 
 
