@@ -131,7 +131,8 @@ class Joint:
             now = self._poller.loop.time
             for way in (self.forth, self.back):
                 stop = partial(self._note_stop, way)
-                self._poller.move(way.source, messenger(way, now, stop, self.cut))
+                read = messenger(way, now, stop, self.cut)
+                self._poller.move(way.source, read, self._wake_failed)
 
     def _note_stop(self, way: Way) -> None:
         """Tell what has passed if it is enough; watch both again after more than a message."""
@@ -139,6 +140,10 @@ class Joint:
             self._tell()
         if not way.is_plain:
             self._watch()
+
+    def _wake_failed(self, _events: int) -> None:
+        """A socket has failed or hung up while the loop read it."""
+        self._watch()
 
     def _pump(self, way: Way) -> None:
         if self._settle is None or way.has_ended:

@@ -22,6 +22,7 @@ READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLER
 ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR  # after which no event will come
 FAILED = select.EPOLLERR
 _WATCHED = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_FAILURES = select.EPOLLET  # alone: errors and hang-ups are always told (epoll_ctl(2))
 _BATCH = 512  # events
 
 Wake = Callable[[int], None]
@@ -56,7 +57,7 @@ class Poller:
         return loop
 
     def __repr__(self) -> str:
-        return f"<Poller {len(self._wakes)} sockets, {len(self._moved)} read by the loop>"
+        return f"<Poller {len(self._wakes)} sockets, {len(self._moved)} of them read by the loop>"
 
     def watch(self, sock: socket.socket, wake: Wake) -> bool:
         """Call `wake` with every change of a non-blocking socket, the first time very soon.
@@ -67,8 +68,10 @@ class Poller:
         descriptor = sock.fileno()
         if descriptor in self._wakes:
             self._wakes[descriptor] = wake
-            return True
-        self._take_back(descriptor)
+            is_moved = self._take_back(descriptor)
+            if is_moved:
+                self._epoll.modify(descriptor, _WATCHED)
+            return not is_moved
         if not self._is_reader:
             self.loop.add_reader(self._epoll.fileno(), self._turn)
             self._is_reader = True
@@ -76,14 +79,16 @@ class Poller:
         self._wakes[descriptor] = wake
         return False
 
-    def move(self, sock: socket.socket, read: Callable[[], None]) -> None:
+    def move(self, sock: socket.socket, read: Callable[[], None], wake: Wake) -> None:
         """Have the loop itself call `read` for as long as a watched socket has bytes or an end.
 
         One epoll less is between the two, for two system calls now and two when `watch` undoes it.
+        `wake` is called when the socket has failed: uvloop calls a reader once then, which may be
+        too early to find out, and never again.
         """
         descriptor = sock.fileno()
-        del self._wakes[descriptor]
-        self._epoll.unregister(descriptor)
+        self._epoll.modify(descriptor, _FAILURES)
+        self._wakes[descriptor] = wake
         self.loop.add_reader(descriptor, read)
         self._moved.add(descriptor)
 
@@ -135,15 +140,17 @@ class Poller:
                 self.loop.call_soon(self._turn)
             self._rest()
 
-    def _take_back(self, descriptor: int) -> None:
-        """Undo `move`, if that was done."""
-        if descriptor in self._moved:
-            self._moved.remove(descriptor)
-            self.loop.remove_reader(descriptor)
+    def _take_back(self, descriptor: int) -> bool:
+        """Have the loop read a socket no more; return whether it did."""
+        if descriptor not in self._moved:
+            return False
+        self._moved.remove(descriptor)
+        self.loop.remove_reader(descriptor)
+        return True
 
     def _rest(self) -> None:
         """Leave nothing behind in the loop when there is nothing to watch."""
-        if self._is_reader and not (self._wakes or self._moved or self._due):
+        if self._is_reader and not (self._wakes or self._due):
             self.loop.remove_reader(self._epoll.fileno())
             self._is_reader = False
             self.pipes.close()
