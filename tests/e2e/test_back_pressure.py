@@ -30,7 +30,7 @@ KIB, MIB = 1 << 10, 1 << 20
 ONE_CONNECTION = WAYS | {"h2": WAYS["h2"] + "\npool_size = 1"}  # on which streams are parked
 BESIDES = Variant(OTHER)  # with whose engines the slow half does the same again
 STALLED = 64
-STALLED_MAX_BYTES = 256 * KIB + 256 * KIB  # of each: stream_window and what is on its way
+STALLED_MAX_BYTES = 256 * KIB + 240 * KIB + 80 * KIB  # stream_window, a chunk in hand, the rest
 HOLD_TIME = 15.0  # seconds
 ROUNDS = 5
 ROUND_BYTES = {"quic": 2 * MIB, "h2": 8 * MIB, "direct": 8 * MIB}
