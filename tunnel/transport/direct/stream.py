@@ -57,9 +57,10 @@ class DirectStream:
         self._joint: Joint | None = None
         self._reads = 0
         self.has_ended = False
-        self._is_ending = False  # no event may come any more
-        # A socket that is watched from now on tells by itself what it has.
-        self._is_drained = not self._poller.watch(sock, self._wake)
+        # A socket that is watched from now on tells by itself what it has. If it was watched
+        # before, its last owner may have been told of the end: no event may come any more.
+        self._is_ending = self._poller.watch(sock, self._wake)
+        self._is_drained = not self._is_ending
 
     def __repr__(self) -> str:
         halves = (("finished", self._is_finished), ("ended", self.has_ended))
@@ -84,6 +85,7 @@ class DirectStream:
                 data = self._sock.recv(BULK_BYTES)
             except BlockingIOError:
                 self._is_drained = True
+                self._is_ending = False  # or the end would have been read
             except OSError:
                 self.abort()
             else:

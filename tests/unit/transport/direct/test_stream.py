@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.transport.direct.pairs import connected
 from tests.unit.transport.loops import on_both_loops, run_on
-from tunnel.transport.direct.poller import poller
+from tunnel.transport.direct.poller import ENDING, poller
 from tunnel.transport.direct.stream import MESSAGE_BYTES, DirectStream
 
 
@@ -55,5 +55,30 @@ def test_what_came_while_somebody_else_watched_is_received(loop: str) -> None:
         assert await stream.receive() == b"early"
         stream.abort()
         far.close()
+
+    run_on(loop, body())
+
+
+@on_both_loops
+@pytest.mark.parametrize("left", [0, 1, MESSAGE_BYTES])
+def test_an_end_that_somebody_else_was_told_of_is_told_again(loop: str, left: int) -> None:
+    async def body() -> None:
+        near, far = connected()
+        ending = asyncio.Event()
+
+        def wake(events: int) -> None:
+            if events & ENDING:
+                ending.set()
+
+        poller().watch(near, wake)
+        far.send(b"first" + bytes(left))
+        far.close()
+        await ending.wait()
+        stream = DirectStream(near, near.recv(5))
+        received = b""
+        while data := await stream.receive():
+            received += data
+        assert received == b"first" + bytes(left)
+        stream.abort()
 
     run_on(loop, body())
