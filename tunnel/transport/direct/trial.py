@@ -77,7 +77,7 @@ class Trial:
         self._set_silence(int(silence_timeout * 1000))
         self._poller.watch(self.spare, self._wake_spare)
         self._give()
-        if self._poller.watch(self.visitor, self._wake_visitor):
+        if self._outcome is None and self._poller.watch(self.visitor, self._wake_visitor):
             self._listen()
 
     def give_up(self) -> None:

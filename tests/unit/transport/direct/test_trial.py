@@ -27,12 +27,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(silence_timeout: float = 5, *, is_deaf: bool = False) -> AsyncIterator[Scene]:
+async def scene(
+    silence_timeout: float = 5, *, is_deaf: bool = False, is_dead: bool = False
+) -> AsyncIterator[Scene]:
     """Begin a trial with a header and a hello."""
     visitor, inner = connected()
     spare, client = connected()
     if is_deaf:
         deafen(client)
+    if is_dead:
+        cut(client)
     poller().watch(spare, lambda _: None)
     settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     trial = Trial(poller(), inner, spare, Terms(linger_timeout=5), settled.set_result)
@@ -88,6 +92,20 @@ def test_a_spare_that_ends_unanswered_leaves_the_visitor_and_what_it_said(end: s
             assert await s.settled is Outcome.LOST
             assert bytes(s.trial.said) == b"hello and more"
             await loop.sock_sendall(s.visitor, b" still here")
+            assert await read(s.inner, 11) == b" still here"
+
+    asyncio.run(body(), debug=True)
+
+
+def test_a_spare_that_was_dead_already_leaves_the_visitor_alone() -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        async with scene(is_dead=True) as s:
+            await loop.sock_sendall(s.visitor, b" still here")
+            assert await s.settled is Outcome.LOST
+            assert bytes(s.trial.said) == b"hello"
+            assert not poller().watch(s.inner, lambda _: None)  # nobody else does
+            poller().forget(s.inner)
             assert await read(s.inner, 11) == b" still here"
 
     asyncio.run(body(), debug=True)
