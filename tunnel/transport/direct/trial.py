@@ -4,6 +4,7 @@ What the visitor says is kept that long, so that it can be said again to another
 died unnoticed behind some NAT. With the first byte the pair becomes a joint.
 """
 
+import errno
 import socket
 from collections.abc import Callable
 from enum import Enum, auto
@@ -14,6 +15,8 @@ from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, P
 
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 SAID_MAX_BYTES = 16 * 1024  # kept of a visitor (docs/protocol.md §4)
+# What the kernel gives up is ETIMEDOUT, or unreachable if somebody on the path says so.
+_SILENCE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH})
 
 
 class Outcome(Enum):
@@ -177,8 +180,7 @@ class Trial:
         self._tell(Outcome.ANSWERED)
 
     def _lose(self, error: OSError | None = None) -> None:
-        # What the kernel gives up is ETIMEDOUT, or unreachable if somebody on the path says so.
-        is_silent = error is not None and not isinstance(error, ConnectionError)
+        is_silent = error is not None and error.errno in _SILENCE
         self._outcome = Outcome.SILENT if is_silent else Outcome.LOST
         reset(self.spare)
         self._poller.close(self.spare)

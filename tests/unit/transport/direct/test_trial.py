@@ -1,6 +1,8 @@
 """A visitor on a spare that has not answered yet: what it said is kept, and given to the next."""
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -120,6 +122,41 @@ def test_a_spare_whose_far_end_acknowledges_nothing_is_lost_in_time() -> None:
             assert await s.settled is Outcome.SILENT
             assert 0.2 < loop.time() - begun < 3
             assert bytes(s.trial.said) == b"hello and more"
+
+    asyncio.run(body(), debug=True)
+
+
+class Failing(socket.socket):
+    """A connection that the kernel says one thing of, whatever is sent."""
+
+    error = 0
+
+    def send(self, _content: object, _flags: int = 0) -> int:
+        raise OSError(self.error, os.strerror(self.error))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (errno.ETIMEDOUT, Outcome.SILENT),
+        (errno.EHOSTUNREACH, Outcome.SILENT),
+        (errno.ENETUNREACH, Outcome.SILENT),
+        (errno.ECONNRESET, Outcome.LOST),
+        (errno.ENOBUFS, Outcome.LOST),
+        (errno.ENOMEM, Outcome.LOST),
+        (errno.EPERM, Outcome.LOST),
+    ],
+    ids=lambda value: errno.errorcode[value] if isinstance(value, int) else value.name.lower(),
+)
+def test_only_what_comes_of_a_silent_path_is_silence(error: int, outcome: Outcome) -> None:
+    async def body() -> None:
+        (visitor, inner), (plain, client) = connected(), connected()
+        settled: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        with visitor, inner, client, Failing(fileno=plain.detach()) as spare:
+            spare.error = error
+            trial = Trial(poller(), inner, spare, Terms(), settled.set_result)
+            trial.begin(b"header", b"hello", 5)
+            assert await settled is outcome
 
     asyncio.run(body(), debug=True)
 
