@@ -174,6 +174,7 @@ def test_a_reset_after_a_finish_is_no_clean_end(near: PlainEnd, far: PlainEnd) -
     assert near.ending() is Ending.CUT
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_a_reader_stalls_and_resumes(near: PlainEnd, far: PlainEnd) -> None:
     near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     far.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
