@@ -28,6 +28,7 @@ class Address(NamedTuple):
         return self.host == other.host or not {"0.0.0.0", "::"}.isdisjoint((self.host, other.host))  # noqa: S104 - compared, not bound
 
 
+BULK_BYTES = 240 * 1024  # that a stream reads at most; sealed, it is one chunk (inbox) still
 TOLD_BYTES = 256 * 1024  # that a direction may have passed on before they are counted
 
 

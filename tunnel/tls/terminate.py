@@ -12,10 +12,9 @@ from collections import deque
 from contextlib import suppress
 
 from tunnel.errors import Code, LocalProtocolError, RemoteProtocolError, StreamReset
-from tunnel.stream import Splicing, Stream
+from tunnel.stream import BULK_BYTES, Splicing, Stream
 
 RECORD_BYTES = 16 * 1024  # RFC 8446 §5.1: the most that one record carries
-CHUNK_BYTES = 240 * 1024  # sealed before it goes down, opened before it goes up: 15 records
 OWED_BYTES = 16 * 1024  # answers to a visitor who asks and asks, and is sent nothing
 TICKET_BYTES = 4 * 1024  # a session ticket of no more than that leaves along with the answer
 FAREWELL_TIMEOUT = 1.0  # for an alert to be read before the stream is cut
@@ -70,8 +69,8 @@ class TlsStream:
         if self._is_finished:
             raise LocalProtocolError("send after finish")
         with memoryview(data) as view, view.cast("B") as octets:
-            starts = range(0, len(octets), CHUNK_BYTES)
-            sealed = deque(self._seal(octets[start : start + CHUNK_BYTES]) for start in starts)
+            starts = range(0, len(octets), BULK_BYTES)
+            sealed = deque(self._seal(octets[start : start + BULK_BYTES]) for start in starts)
         del data, view, octets  # are not to be held while the stream below has no room
         while sealed:
             await self._below.send(sealed.popleft())
@@ -126,7 +125,7 @@ class TlsStream:
         if not self._sealed:
             self._incoming.write_eof()
             self._open()
-        while self._sealed and len(self._opened) < CHUNK_BYTES:
+        while self._sealed and len(self._opened) < BULK_BYTES:
             self._incoming.write(self._sealed[:RECORD_BYTES])
             self._sealed = self._sealed[RECORD_BYTES:]
             self._open()

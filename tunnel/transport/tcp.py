@@ -13,12 +13,11 @@ import struct
 from collections.abc import Awaitable
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError
-from tunnel.stream import Address, Splicing, Stream
+from tunnel.stream import BULK_BYTES, Address, Splicing, Stream
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.read_buffer import read_buffer
 from tunnel.transport.resets import reset_watch
 
-BULK_BYTES = 240 * 1024  # that a stream reads at most; sealed, it is one chunk (inbox) still
 BACKLOG = 1024
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BACKOFF_MIN, BACKOFF_MAX = 0.05, 1.0  # seconds
@@ -147,8 +146,7 @@ class TcpStream(asyncio.BufferedProtocol):
 
     def _reset(self) -> None:
         if not self._transport.is_closing():
-            sock = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+            reset(self._transport.get_extra_info("socket"))
         self._transport.abort()
 
     def _lose(self) -> None:
@@ -193,6 +191,12 @@ async def wrap(sock: socket.socket) -> TcpStream:
         sock.close()
         raise
     return stream
+
+
+def reset(sock: socket.socket) -> None:
+    """Let the close of a socket be a reset; does nothing to one that is closed."""
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
 def tune(sock: socket.socket) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tunnel.stream import BULK_BYTES
 from tunnel.transport import tcp
 from tunnel.transport.direct import way
 from tunnel.transport.direct.pipes import PipeShelf
@@ -65,5 +66,5 @@ def test_all_readers_of_a_thread_share_one_buffer() -> None:
 
 
 def test_a_buffer_is_as_large_as_was_asked_for() -> None:
-    sizes = (1, tcp.BULK_BYTES, http2.READ_BYTES, BUFFER_MAX_BYTES)
+    sizes = (1, BULK_BYTES, http2.READ_BYTES, BUFFER_MAX_BYTES)
     assert tuple(len(read_buffer(size)) for size in sizes) == sizes

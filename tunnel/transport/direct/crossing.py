@@ -7,9 +7,9 @@ import socket
 from typing import NamedTuple, Protocol
 
 from tunnel.errors import Code, DialFailed
-from tunnel.transport.direct.joint import Joint, Terms, reset
+from tunnel.transport.direct.joint import Joint, Terms
 from tunnel.transport.direct.poller import FAILED, WRITABLE, Poller
-from tunnel.transport.tcp import reason_of, tune
+from tunnel.transport.tcp import reason_of, reset, tune
 
 
 class Place(NamedTuple):

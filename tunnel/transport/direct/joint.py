@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,9 +10,9 @@ from tunnel.errors import Code
 from tunnel.stream import TOLD_BYTES, Tally
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, Poller
 from tunnel.transport.direct.way import Way, messenger
+from tunnel.transport.tcp import reset
 
 MESSAGES = 16  # after which a pair is taken to stay, and moved to where it is answered sooner
-_LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
 @dataclass(slots=True)
@@ -216,9 +215,3 @@ class Joint:
             self._arm(due, timeout)
         else:
             self.cut(Code.TIMEOUT)
-
-
-def reset(sock: socket.socket) -> None:
-    """Let the close of a socket be a reset; does nothing to one that is closed."""
-    if sock.fileno() >= 0:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from tunnel.errors import Code, LocalProtocolError, StreamReset
-from tunnel.stream import Address, Splicing, Stream
+from tunnel.stream import BULK_BYTES, Address, Splicing, Stream
 from tunnel.transport.dialling import connect_socket, connect_unix_socket
-from tunnel.transport.direct.joint import Joint, Terms, reset
+from tunnel.transport.direct.joint import Joint, Terms
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, poller
-from tunnel.transport.tcp import BULK_BYTES, tune
+from tunnel.transport.tcp import reset, tune
 
 MESSAGE_BYTES = 4 * 1024  # a read of less stands for itself: another is not tried at once
 TURN_READS = 16  # reads in a row that never had to wait; then the rest of the loop has its turn

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from tunnel.errors import Code
-from tunnel.transport.direct.joint import Joint, Terms, reset
+from tunnel.transport.direct.joint import Joint, Terms
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, Poller
+from tunnel.transport.tcp import reset
 
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 SAID_MAX_BYTES = 16 * 1024  # kept of a visitor (docs/protocol.md §4)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from tunnel.errors import Code
 from tunnel.stream import Tally
-from tunnel.transport.direct.joint import Joint, Terms, reset
+from tunnel.transport.direct.joint import Joint, Terms
 from tunnel.transport.direct.poller import poller
+from tunnel.transport.tcp import reset
 
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
