@@ -23,6 +23,7 @@ listen = ["127.0.0.1:4433"]
 kind = "public"
 listen = ["0.0.0.0:443"]
 """
+INHERITED = re.sub(r"[0-9.]+(?=:)", "fd:[::]", LISTENERS)
 SUFFIX = '[suffixes."t.test"]\naccess = "open"\n'
 ENDPOINT = """
 [endpoints.web]

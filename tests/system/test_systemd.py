@@ -13,6 +13,7 @@ import pytest
 from tests.system.container import Container
 from tests.system.services import (
     CLIENT,
+    INHERITED,
     LISTENERS,
     PAGE,
     RELAY,
@@ -32,7 +33,6 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 SECURITY_LIMIT = 20  # tenths of systemd-analyze's score
 CONNECT_INTERVAL = 0.005  # seconds
 RESTARTS = 5
-INHERITED = re.sub(r"[0-9.]+(?=:)", "fd:[::]", LISTENERS)
 
 
 def test_systemd_finds_no_fault_in_the_units(debian: Container) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.system.container import Container
 from tests.system.services import (
+    INHERITED,
     LISTENERS,
     PAGE,
     RELAY,
@@ -16,7 +17,6 @@ from tests.system.services import (
     start_client,
     visiting,
 )
-from tests.system.test_systemd import INHERITED
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
