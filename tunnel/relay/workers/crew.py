@@ -14,7 +14,7 @@ from typing import Protocol
 
 from tunnel.errors import ConnectionLost, Refused, SettingsError, TunnelError
 from tunnel.log import get_log
-from tunnel.relay.workers.parcels import Listening, note_of
+from tunnel.relay.workers.parcels import HandedListener, note_of
 from tunnel.relay.workers.shares import clear_row, new_table, table_bytes
 from tunnel.runtime.supervision import Crowd, first_of
 from tunnel.runtime.workers.channel import Channel, Message
@@ -266,7 +266,7 @@ class Crew:
         """
         deadline = asyncio.get_running_loop().time() + ASK_TIMEOUT
         for key, sock in sockets:
-            note = note_of(Listening(key, ticket))
+            note = note_of(HandedListener(key, ticket))
             while post.channel is not None:
                 try:
                     drop(post.mailbox.slot, note, sock)

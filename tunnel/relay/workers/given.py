@@ -9,7 +9,7 @@ from tunnel.relay.agents import Door, Doors
 from tunnel.relay.budget import RegisteredDomains, Use
 from tunnel.relay.budget_file import BudgetFile
 from tunnel.relay.certificate import OwnCertificate, Source
-from tunnel.relay.workers.parcels import Listening, key_of
+from tunnel.relay.workers.parcels import HandedListener, key_of
 from tunnel.settings.reload import Socket
 from tunnel.settings.values import RelaySettings
 from tunnel.stream import Address
@@ -92,7 +92,7 @@ class PassedSockets:
                 sock.close()
                 del self._passed[key]
 
-    def put(self, parcel: Listening, sock: socket.socket) -> None:
+    def put(self, parcel: HandedListener, sock: socket.socket) -> None:
         """Keep a socket until it is opened; one that nobody wants any more is closed."""
         if parcel.ticket < self._least:
             sock.close()

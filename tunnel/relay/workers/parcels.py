@@ -30,14 +30,14 @@ class HandedSpare:
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class HandedListener:
     """A socket to listen on, by its key, and for which beginning or reload of the worker."""
 
     key: str
     ticket: int
 
 
-Parcel = HandedGuest | HandedSpare | Listening
+Parcel = HandedGuest | HandedSpare | HandedListener
 
 
 def key_of(wanted: Socket) -> str:
@@ -53,7 +53,7 @@ def note_of(parcel: Parcel) -> bytes:
             members = {"guest": _guest(guest), "so_far": None if so_far is None else _said(so_far)}
         case HandedSpare(prelude):
             members = {"spare": _text(bytes(prelude))}
-        case Listening(key, ticket):
+        case HandedListener(key, ticket):
             members = {"listen": key, "ticket": ticket}
     return json.dumps(members, separators=(",", ":")).encode()
 
@@ -67,7 +67,7 @@ def parcel_of(note: bytes) -> Parcel:
             return HandedGuest(_read_guest(members["guest"]), _read_said(said) if said else None)
         if "spare" in members:
             return HandedSpare(_read_prelude(base64.b64decode(members["spare"])))
-        return Listening(members["listen"], members["ticket"])
+        return HandedListener(members["listen"], members["ticket"])
     except (ValueError, LookupError, TypeError) as error:
         raise RemoteProtocolError(f"a note of another process says nothing: {error!r}") from error
 

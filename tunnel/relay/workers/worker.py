@@ -20,7 +20,7 @@ from tunnel.relay.sessions import LinkState
 from tunnel.relay.station import Station
 from tunnel.relay.workers.directory import Directory
 from tunnel.relay.workers.given import GivenCertificate, GrantedBudget, PassedSockets
-from tunnel.relay.workers.parcels import HandedGuest, HandedSpare, Listening, Parcel, parcel_of
+from tunnel.relay.workers.parcels import HandedGuest, HandedListener, HandedSpare, Parcel, parcel_of
 from tunnel.relay.workers.posts import HandingOver, HeadAdmission, WorkerRegistry
 from tunnel.relay.workers.shares import AddressTable, share_of
 from tunnel.relay.workers.snapshots import look_of
@@ -147,7 +147,7 @@ class Worker:
     # -- what comes by descriptor
 
     def _take(self, parcel: Parcel, sock: socket.socket) -> None:
-        if isinstance(parcel, Listening):
+        if isinstance(parcel, HandedListener):
             self._sockets.put(parcel, sock)
         elif self._stop.is_set() or len(self._early) >= EARLY_MAX:
             sock.close()

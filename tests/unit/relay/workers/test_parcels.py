@@ -9,7 +9,13 @@ from tunnel.protocol.direct import PROOF_BYTES, SESSION_BYTES, Prelude
 from tunnel.protocol.hello import MAX_HELLO_BYTES, Arrival, ClientHello
 from tunnel.relay.arrivals import Caller, Guest
 from tunnel.relay.direct import Unserved
-from tunnel.relay.workers.parcels import HandedGuest, HandedSpare, Listening, note_of, parcel_of
+from tunnel.relay.workers.parcels import (
+    HandedGuest,
+    HandedListener,
+    HandedSpare,
+    note_of,
+    parcel_of,
+)
 from tunnel.runtime.workers.mailbox import NOTE_MAX_BYTES
 from tunnel.stream import Address
 
@@ -33,12 +39,14 @@ PARCELS = st.one_of(
             st.binary(min_size=PROOF_BYTES, max_size=PROOF_BYTES),
         ),
     ),
-    st.builds(Listening, st.text(max_size=50), st.integers(1, 1000)),
+    st.builds(HandedListener, st.text(max_size=50), st.integers(1, 1000)),
 )
 
 
 @given(PARCELS)
-def test_what_was_written_is_what_is_read(parcel: HandedGuest | HandedSpare | Listening) -> None:
+def test_what_was_written_is_what_is_read(
+    parcel: HandedGuest | HandedSpare | HandedListener,
+) -> None:
     assert parcel_of(note_of(parcel)) == parcel
 
 
