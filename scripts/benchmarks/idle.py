@@ -11,9 +11,7 @@ from tests.e2e.world import Process
 
 SETTLING = 10.0  # seconds: what a storm of dials has left half-open is gone by then
 SECONDS = 2.0  # of each measurement
-STREAMS_MAX = (
-    990  # of a connection's 1000: who downloads needs one, who has just left may hold some
-)
+STREAMS_MAX = 990  # of a connection's 1000: others are for who downloads, and who has just left
 
 
 def measure(bench: Bench, count: int, rounds: int) -> dict[str, list[Row]]:

@@ -194,19 +194,6 @@ def test_one_who_has_talked_may_finish_and_the_other_still_be_heard(loop: str) -
     run_on(loop, body())
 
 
-def test_after_many_messages_a_reader_that_stands_still_stops_the_sender(loop: str) -> None:
-    async def body() -> None:
-        content = random.Random(8).randbytes(24 * MIB)
-        async with joined() as ends, asyncio.TaskGroup() as group:
-            await converse(ends.near, ends.far)
-            sending = group.create_task(feed(ends.near, content, random.Random(1)))
-            await turns_until(lambda: ends.joint.forth.is_blocked)
-            assert not sending.done()
-            assert await drink(ends.far, random.Random(2)) == content
-
-    run_on(loop, body())
-
-
 def test_a_conversation_is_not_idle_and_silence_after_it_is(loop: str) -> None:
     async def body() -> None:
         loop = asyncio.get_running_loop()
@@ -237,10 +224,14 @@ def test_a_conversation_is_counted_while_it_goes_on(loop: str) -> None:
 # -- who stands still
 
 
-def test_a_reader_that_stands_still_stops_the_sender_and_loses_nothing(loop: str) -> None:
+@pytest.mark.parametrize("phase", ["at once", "after many"])
+def test_a_reader_that_stands_still_stops_the_sender_and_loses_nothing(
+    loop: str, phase: str
+) -> None:
     async def body() -> None:
         content = random.Random(7).randbytes(24 * MIB)
         async with joined() as ends, asyncio.TaskGroup() as group:
+            await reach(phase, ends.near, ends.far)
             sending = group.create_task(feed(ends.near, content, random.Random(1)))
             await turns_until(lambda: ends.joint.forth.is_blocked)
             assert not sending.done()
