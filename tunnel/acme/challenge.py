@@ -24,6 +24,7 @@ from tunnel.tls.terminate import terminate
 
 ALPN = "acme-tls/1"
 ACME_IDENTIFIER_OID = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")  # id-pe-acmeIdentifier
+ANSWERS_TOLD = 16  # validations of one order at INFO: anybody may ask for more
 HANDSHAKE_TIMEOUT = 10.0  # seconds, for the authority's handshake
 PARTING_TIMEOUT = 5.0  # seconds, for the authority to close after it
 LIFETIME = timedelta(days=7)  # longer than any order is left open

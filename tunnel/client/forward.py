@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunnel.acme.challenge import answer_validation
+from tunnel.acme.challenge import ANSWERS_TOLD, answer_validation
 from tunnel.client.challenges import Challenges
 from tunnel.client.endpoints import Endpoint
 from tunnel.client.excuse import answer_in_place_of_target
@@ -32,7 +32,6 @@ TARGET_TIMEOUT = 5.0  # below the patience of anybody who waits for a page
 INTERNAL_ERROR_ALERT = alert(80)  # RFC 8446 §6.2
 PARTING_TIMEOUT = 1.0  # for a visitor who is turned away to read why
 PARTING_BYTES = 64 * 1024  # of what it has said, read and dropped meanwhile
-ANSWERS_TOLD = 16  # validations that one challenge is told at INFO: anybody may ask for more
 
 PROXY_HEADERS = {"v1": encode_proxy_v1, "v2": encode_proxy_v2}
 

@@ -4,12 +4,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from tunnel.acme.challenge import PendingAnswer, answer_validation
+from tunnel.acme.challenge import ANSWERS_TOLD, PendingAnswer, answer_validation
 from tunnel.errors import OrderPostponed, RemoteProtocolError, StreamReset
 from tunnel.log import get_log
 from tunnel.stream import Prefixed, Stream
-
-ANSWERS_TOLD = 16  # validations that one order is told at INFO: anybody may ask for more
 
 log = get_log(__name__)
 

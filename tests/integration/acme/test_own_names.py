@@ -17,14 +17,20 @@ from tests.integration.stage import LOOPBACK, listener, relay_settings
 from tests.integration.visitors import AT_ONCE, UNRECOGNIZED_NAME, answer_to, visiting
 from tests.ports import free_port
 from tests.unit.relay.scenes import Orders
-from tunnel.acme.challenge import ALPN, HANDSHAKE_TIMEOUT, PendingAnswer, challenge_context
+from tunnel.acme.challenge import (
+    ALPN,
+    ANSWERS_TOLD,
+    HANDSHAKE_TIMEOUT,
+    PendingAnswer,
+    challenge_context,
+)
 from tunnel.relay.challenges import Challenges
 from tunnel.relay.direct import DirectRouting
 from tunnel.relay.front import Front, Ways
 from tunnel.relay.registry import Registry
 from tunnel.relay.routing import Routing
 from tunnel.relay.spares import Spares
-from tunnel.relay.validation import ANSWERS_TOLD, OwnValidations
+from tunnel.relay.validation import OwnValidations
 from tunnel.settings.values import RelayLimits
 from tunnel.stream import Address
 from tunnel.transport.tcp import TcpListener

@@ -11,9 +11,15 @@ from cryptography import x509
 
 from tests.unit.client.test_forward import HEADER, REQUEST, Journey, cut_of, read_all, travel
 from tests.unit.tls.wire import NAME, NOW, Visitor, Wire, visitor_context
-from tunnel.acme.challenge import ACME_IDENTIFIER_OID, ALPN, PendingAnswer, challenge_context
+from tunnel.acme.challenge import (
+    ACME_IDENTIFIER_OID,
+    ALPN,
+    ANSWERS_TOLD,
+    PendingAnswer,
+    challenge_context,
+)
 from tunnel.client.challenges import Challenge, Challenges
-from tunnel.client.forward import ANSWERS_TOLD, INTERNAL_ERROR_ALERT
+from tunnel.client.forward import INTERNAL_ERROR_ALERT
 from tunnel.errors import Code
 from tunnel.protocol.messages import StreamKind
 from tunnel.protocol.names import client_id

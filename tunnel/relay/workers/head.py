@@ -38,8 +38,8 @@ from tunnel.runtime.workers.mailbox import Tray
 from tunnel.settings.reload import ReloadPlan, check_live
 from tunnel.settings.values import RelaySettings
 from tunnel.tls.slots import Certificate
+from tunnel.transport.direct.stream import DirectStream
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import wrap
 
 FAREWELL = 12.0  # seconds after `drain_timeout`, in which workers say goodbye to clients
 
@@ -269,7 +269,7 @@ class Head:
         name, peer = guest.hello.required_name, guest.caller.peer.host
         try:
             hello = sock.recv(guest.hello.size)
-            caller = await wrap(sock)
+            caller = DirectStream(sock)
         except OSError as error:
             sock.close()
             log.debug("validation not completed", name=name, peer=peer, cause=error)
