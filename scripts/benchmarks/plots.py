@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scripts.benchmarks.fairness import QUEUES_MS
 from scripts.benchmarks.figures import Row
 from scripts.benchmarks.goals import Rounds, Stored
 
@@ -28,6 +29,10 @@ def draw(stored: Stored, folder: Path) -> None:
         _bars(rounds, keys, folder / "keep-alive.svg")
     if rounds := stored.get("loss"):
         _lines(rounds, ["MiB/s", "p99 ms"], folder / "loss.svg")
+    if rounds := stored.get("idle"):
+        _idle(rounds, folder / "idle.svg")
+    if rounds := stored.get("fairness"):
+        _shares(rounds, folder / "fairness.svg")
 
 
 def _bars(rounds: Rounds, keys: Sequence[str], file: Path) -> None:
@@ -66,6 +71,34 @@ def _lines(rounds: Rounds, units: Sequence[str], file: Path) -> None:
 def _over_loss(rows: Sequence[Row], unit: str) -> dict[float, float]:
     keys = [key for key in rows[0] if key.endswith(f", {unit}")]
     return {float(key.split()[1]): statistics.median(row[key] for row in rows) for key in keys}
+
+
+def _idle(rounds: Rounds, file: Path) -> None:
+    """Draw one visitor's throughput alone and beside idle streams."""
+    rows, keys = rounds["idle streams"], ("alone MiB/s", "beside idle MiB/s")
+    figure = Figure(figsize=(8, 0.9 + LINE_INCHES * len(keys)), layout="constrained")
+    axes = figure.subplots()
+    for place, key in enumerate(reversed(keys)):
+        _bar(axes, place, "ours", [row[key] for row in rows])
+    axes.set_yticks(range(len(keys)), [key.removesuffix(" MiB/s") for key in reversed(keys)])
+    axes.set_title("MiB/s of one visitor")
+    _save(figure, file)
+
+
+def _shares(rounds: Rounds, file: Path) -> None:
+    """Draw a panel for each queue: what both flows of a pair got, one behind the other."""
+    names = list(rounds)[::-1]
+    figure = Figure(figsize=(8, 0.9 + LINE_INCHES * len(names)), layout="constrained")
+    panels = zip(figure.subplots(1, len(QUEUES_MS)), QUEUES_MS, strict=True)
+    for axes, queue in panels:
+        for place, name in enumerate(names):
+            parts = [f"queue {queue} ms, {flow} Mbit/s" for flow in ("one's", "the other's")]
+            one, other = (statistics.median(row[part] for row in rounds[name]) for part in parts)
+            axes.barh(place, one, color=OWN)
+            axes.barh(place, other, left=one, color=OTHER)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(f"Mbit/s of both, queue {queue} ms")
+    _save(figure, file)
 
 
 def _save(figure: Figure, file: Path) -> None:

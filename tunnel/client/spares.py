@@ -23,7 +23,7 @@ from tunnel.protocol.messages import StreamHeader, decode_header
 from tunnel.stream import Address
 from tunnel.transport.direct.keys import DirectKeys
 from tunnel.transport.direct.options import ask_for_bbr, segments_of, tune_spare
-from tunnel.transport.direct.poller import ENDING, READABLE, WRITABLE, poller
+from tunnel.transport.direct.poller import ENDING, READABLE, WRITABLE, Poller, poller
 from tunnel.transport.direct.stream import DirectStream
 from tunnel.transport.tcp import reason_of
 
@@ -74,7 +74,7 @@ class Spare:
         number = self.sock.connect_ex((address.host, address.port))
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, os.strerror(number))
-        poller().watch(self.sock, self.wake)
+        self._owner.poller.watch(self.sock, self.wake)
         return has_bbr
 
     def wake(self, events: int) -> None:
@@ -142,6 +142,7 @@ class Spares:
     """
 
     def __init__(self, mode: str, arrived: Arrived) -> None:
+        self._poller: Poller | None = None
         self._mode = mode
         self._arrived = arrived
         self._invitation: Invitation | None = None
@@ -153,6 +154,12 @@ class Spares:
 
     def __repr__(self) -> str:
         return f"<Spares {self._mode} {len(self._waiting)} waiting {self._plan!r}>"
+
+    @property
+    def poller(self) -> Poller:
+        """The poller of the loop that was running when it was first asked for."""
+        self._poller = self._poller or poller()
+        return self._poller
 
     def state(self, uninvited: str) -> DirectState:
         """Return how it stands; `uninvited` is the reason where there is no invitation."""
@@ -190,15 +197,15 @@ class Spares:
         course = self._course
         course.visitors += 1
         course.last_error, course.backoff.failures = "", 0
-        self._plan.taken(_now())
+        self._plan.taken(self._now)
         self._arrived(DirectStream(spare.sock, first, self._judge), header)
         self._refill()
 
     def failed(self, spare: Spare, error: Exception) -> None:
         """A spare has died before anybody came, or could not be opened at all."""
         self._waiting.pop(spare, None)
-        poller().close(spare.sock)
-        course, now = self._course, _now()
+        self.poller.close(spare.sock)
+        course, now = self._course, self._now
         course.last_error = reason_of(error) if isinstance(error, OSError) else str(error)
         log.debug("spare lost", cause=course.last_error, waiting=len(self._waiting))
         if not course.is_waiting(now):  # those that die together are one failure
@@ -209,7 +216,7 @@ class Spares:
 
     def _tend(self) -> None:
         """Open what is missing, close what is too much, and look again later."""
-        now = _now()
+        now = self._now
         if self._obstacle("uninvited"):
             self._close(len(self._waiting))
         else:
@@ -224,12 +231,11 @@ class Spares:
     def _look_again(self, at: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = None if at is None else loop.call_at(at, self._tend)
+        self._timer = None if at is None else self.poller.loop.call_at(at, self._tend)
 
     def _refill(self) -> None:
         invitation, series, course = self._invitation, self._series, self._course
-        now = _now()
+        now = self._now
         if invitation is None or series is None or self._obstacle("") or course.is_waiting(now):
             return
         for _ in range(self._plan.missing(len(self._waiting))):
@@ -245,12 +251,12 @@ class Spares:
         """Close some, the oldest first."""
         for spare in list(self._waiting)[:count]:
             del self._waiting[spare]
-            poller().close(spare.sock)
+            self.poller.close(spare.sock)
 
     def _judge(self, sock: socket.socket) -> None:
         """Learn from a connection that is about to be closed what the path has lost."""
         if not self._course.has_bbr:
-            self._course.gauge.note(*segments_of(sock), _now())
+            self._course.gauge.note(*segments_of(sock), self._now)
 
     def _obstacle(self, uninvited: str) -> str:
         """Return why there are to be no spares, an empty string where there are."""
@@ -258,10 +264,10 @@ class Spares:
             return BY_OPERATOR
         if self._invitation is None:
             return uninvited
-        if self._mode == AUTO and self._course.is_lossy(_now()):
+        if self._mode == AUTO and self._course.is_lossy(self._now):
             return f"the path loses {self._course.gauge.share:.2%} of what TCP sends"
         return ""
 
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+    @property
+    def _now(self) -> float:
+        return self.poller.loop.time()

@@ -5,9 +5,10 @@ sent. docs/protocol.md has the same table, and a test compares the two.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 from tunnel.errors import LocalProtocolError, RemoteProtocolError
@@ -30,7 +31,7 @@ from tunnel.protocol.fields import (
     seconds,
     text,
 )
-from tunnel.protocol.objects import parse_object, render_object
+from tunnel.protocol.objects import parse_object, render_member, render_object
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ ALPN_ENTRIES_LIMIT = 64
 ALPN_BYTES_LIMIT = 1024
 MESSAGE_LIMIT = 256  # characters of the text in reject, bye and serving
 RETRY_AFTER_LIMIT = 600
+REMEMBERED_VALUES = 512  # of each field of a header
 SERVING_RETRY_AFTER_LIMIT = 604_800  # what is refused there may be counted by the week
 
 _VERSION = integer(1, 65535)
@@ -217,7 +219,7 @@ class Schema(Generic[T]):
     def write(self, message: T) -> dict[str, object]:
         """Return the JSON object; raises LocalProtocolError for what a peer would not accept."""
         values = [(each, getattr(message, each.attribute)) for each in self.fields]
-        return {each.word: self._write(each, v) for each, v in values if v != each.default}
+        return {each.word: self.render(each, v) for each, v in values if v != each.default}
 
     def _read(self, each: Field, members: Mapping[str, object]) -> object:
         if each.word not in members:
@@ -229,7 +231,8 @@ class Schema(Generic[T]):
         except ValueError as error:
             raise RemoteProtocolError(f"{self.word}.{each.word}: {error}") from error
 
-    def _write(self, each: Field, value: object) -> object:
+    def render(self, each: Field, value: object) -> object:
+        """Return a field's value as JSON has it; raises LocalProtocolError as `write` does."""
         try:
             rendered = each.codec.render(value)
             each.codec.parse(rendered)
@@ -256,9 +259,30 @@ _BY_WORD: Mapping[str, Schema[Any]] = {SCHEMAS[each].word: SCHEMAS[each] for eac
 
 def encode(message: Message | AuthBody | StreamHeader) -> bytes:
     """Return the payload; raises LocalProtocolError if a value is out of its range."""
+    if isinstance(message, StreamHeader):
+        return _encode_header(message)
     schema = SCHEMAS[type(message)]
     tag = {"type": schema.word} if schema.word in _BY_WORD else {}
     return render_object({**tag, **schema.write(message)})
+
+
+def _encode_header(header: StreamHeader) -> bytes:
+    """Do so member by member: nearly all of a header is what earlier ones had, too."""
+    members = [member(getattr(header, word)) for word, member in _HEADER_MEMBERS]
+    return ("{" + ",".join(members) + "}").encode("utf-8")
+
+
+def _remembered(each: Field) -> Callable[[Hashable], str]:
+    """Return what writes a field as a member of its object, and remembers the latest values."""
+
+    @lru_cache(maxsize=REMEMBERED_VALUES)
+    def member(value: Hashable) -> str:
+        return render_member(each.word, HEADER_SCHEMA.render(each, value))
+
+    return member
+
+
+_HEADER_MEMBERS = [(each.attribute, _remembered(each)) for each in HEADER_SCHEMA.fields]
 
 
 def decode(payload: bytes) -> Message:

@@ -71,6 +71,10 @@ class Session:
     predecessors: list[bytes] = field(default_factory=list)  # instances it has superseded
     unanswered: set[Callable[[], None]] = field(default_factory=set)  # cuts of silent streams
     on_end: set[Callable[[], None]] = field(default_factory=set)  # called after its last link
+    label: str = field(init=False)  # for logs: the key's fingerprint in short, and which run
+
+    def __post_init__(self) -> None:
+        self.label = f"{self.fingerprint.hex()[:16]}/{self.instance.hex()[:4]}"
 
     def serves(self, name: str) -> bool:
         """Say whether any link of any state serves visitors of the name."""
@@ -79,11 +83,6 @@ class Session:
     def validates(self, name: str) -> bool:
         """Say whether any link of any state waits for validations of the name."""
         return any(name in link.serving and link.serving[name].challenge for link in self.links)
-
-    @property
-    def label(self) -> str:
-        """Short words for logs: the beginning of the key's fingerprint, and which run of it."""
-        return f"{self.fingerprint.hex()[:16]}/{self.instance.hex()[:4]}"
 
     def __repr__(self) -> str:
         states = ",".join(link.state.name for link in self.links)

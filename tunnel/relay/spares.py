@@ -17,7 +17,7 @@ from tunnel.protocol.direct import SPARES_LIMIT, Counters, Prelude, sealed_frame
 from tunnel.protocol.fields import DirectOffer
 from tunnel.relay.sessions import Session
 from tunnel.transport.direct.keys import DirectKeys
-from tunnel.transport.direct.options import tune_spare
+from tunnel.transport.direct.options import tune_accepted_spare
 from tunnel.transport.direct.poller import READABLE, Poller, poller
 
 DESCRIPTOR_SHARE = 0.25  # of RLIMIT_NOFILE, for the spares of all sessions together
@@ -89,7 +89,7 @@ class Spares:
         if pool is None or reason is not None:
             self.refused[reason or ""] += 1
             raise Refused(Code.UNAUTHORIZED, f"spare refused: {reason}")
-        tune_spare(sock)
+        tune_accepted_spare(sock)
         self._poller = self._poller or poller()
         spare = Spare(sock, prelude, pool)
         pool.idle.append(spare)

@@ -14,6 +14,11 @@ def tune_spare(sock: socket.socket) -> None:
     """Set what a spare has: no Nagle delay, and keep-alive that holds a NAT's entry open."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    tune_accepted_spare(sock)
+
+
+def tune_accepted_spare(sock: socket.socket) -> None:
+    """Do so for one that has the rest from its listener (`tunnel.transport.tcp.tune`)."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)

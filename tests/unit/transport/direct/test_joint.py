@@ -276,8 +276,10 @@ def test_only_a_pair_with_nothing_left_but_last_bytes_outlives_its_session(loop:
         loop = asyncio.get_running_loop()
         async with joined() as running, joined() as ending:
             while not ending.joint.back.is_blocked:
-                await loop.sock_sendall(ending.far, bytes(MIB))
+                await loop.sock_sendall(ending.far, bytes(MIB // 16))
             ending.far.shutdown(socket.SHUT_WR)
+            while not ending.joint.back.is_ending:
+                await asyncio.sleep(0.001)
             ending.near.shutdown(socket.SHUT_WR)
             assert await loop.sock_recv(ending.far, 10) == b""
             for each in (running, ending):
