@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.benchmarks.goals import Goal, Stored
+from scripts.benchmarks.goals import GOALS, Goal, Stored
 from scripts.benchmarks.report import FOLDER, PAGE, RUNS, fill, load
 
 SPEED = Goal("speed", "loopback", "ours", "MiB/s", must=1.0, aim=1.5, more_is_better=True)
@@ -22,9 +22,16 @@ def test_the_tables_are_those_of_the_stored_rounds() -> None:
 
 
 def test_every_kind_of_run_is_stored_with_five_rounds_or_more() -> None:
-    for run, each in load(FOLDER).items():
-        assert run in RUNS
+    stored = load(FOLDER)
+    assert set(stored) == set(RUNS)
+    for each in stored.values():
         assert max(map(len, each["rounds"].values())) >= 5
+
+
+def test_every_goal_is_measured() -> None:
+    rounds = {run: each["rounds"] for run, each in load(FOLDER).items()}
+    for goal in GOALS:
+        assert len(goal.rounds(rounds)) >= 5, goal.what
 
 
 def test_what_stands_beside_another_is_a_ratio_of_each_round() -> None:

@@ -5,12 +5,12 @@ import errno
 import resource
 import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.unit.transport.loops import on_both_loops, run_on
+from tests.unit.transport.loops import on_both_loops, run_on, until
 from tunnel.errors import ConnectionLost, StreamReset
 from tunnel.stream import Address
 from tunnel.transport import tcp
@@ -171,12 +171,6 @@ def is_reset(stream: TcpStream) -> bool:
     poll = select.poll()
     poll.register(stream._descriptor, 0)
     return bool(poll.poll(0))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the loop turn until the condition holds."""
-    while not condition():  # noqa: ASYNC110 - what is looked at has no event
-        await asyncio.sleep(0)
 
 
 @on_both_loops

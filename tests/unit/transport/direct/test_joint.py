@@ -12,7 +12,7 @@ from fcntl import F_SETPIPE_SZ, fcntl
 import pytest
 
 from tests.unit.transport.direct.pairs import Ends, cut, drink, feed, joined
-from tests.unit.transport.loops import on_both_loops, run_on
+from tests.unit.transport.loops import on_both_loops, run_on, until
 from tunnel.errors import Code
 from tunnel.stream import TOLD_BYTES
 from tunnel.transport.direct.joint import MESSAGES, Terms
@@ -278,8 +278,7 @@ def test_only_a_pair_with_nothing_left_but_last_bytes_outlives_its_session(loop:
             while not ending.joint.back.is_blocked:
                 await loop.sock_sendall(ending.far, bytes(MIB // 16))
             ending.far.shutdown(socket.SHUT_WR)
-            while not ending.joint.back.is_ending:
-                await asyncio.sleep(0.001)
+            await until(lambda: ending.joint.back.is_ending)
             ending.near.shutdown(socket.SHUT_WR)
             assert await loop.sock_recv(ending.far, 10) == b""
             for each in (running, ending):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.unit.transport.quic.places import joined, listening, run, until
+from tests.unit.transport.loops import until
+from tests.unit.transport.quic.places import joined, listening, run
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError, StreamReset
 from tunnel.settings.values import KIB, MIB, FlowSettings
 from tunnel.stream import Stream

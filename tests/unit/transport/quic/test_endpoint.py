@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.unit.transport.loops import on_both_loops, run_on
-from tests.unit.transport.quic.places import run, until
+from tests.unit.transport.loops import on_both_loops, run_on, until
+from tests.unit.transport.quic.places import run
 from tunnel.transport.quic import endpoint as endpoint_module
 from tunnel.transport.quic.endpoint import Endpoint, enlarge_buffers
 from tunnel.transport.quic.trains import Burst

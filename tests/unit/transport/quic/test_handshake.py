@@ -9,6 +9,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.unit.transport.loops import until
 from tests.unit.transport.quic.places import (
     CERTIFICATE,
     LOOPBACK,
@@ -19,7 +20,6 @@ from tests.unit.transport.quic.places import (
     deaf,
     listening,
     run,
-    until,
 )
 from tunnel.errors import Code, DialFailed, SettingsError
 from tunnel.stream import Address, Binding

@@ -6,12 +6,12 @@ import socket
 
 import pytest
 
+from tests.unit.transport.loops import until
 from tests.unit.transport.quic.places import (
     CERTIFICATE,
     calling,
     listening,
     run,
-    until,
 )
 from tests.unit.transport.quic.test_doorkeeper import caller, first_datagram
 from tunnel.stream import Address
