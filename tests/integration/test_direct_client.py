@@ -159,7 +159,25 @@ def test_a_header_that_is_not_for_this_spare_ends_it(run: Run, what: str) -> Non
                 }[what]
             )
             await ended(sock)
-            assert relay.arrived == []
+            assert (relay.arrived, spares.state("").refused) == ([], 1)
+
+    run(body())
+
+
+def test_a_header_that_is_cut_short_is_a_connection_lost_and_not_refused(run: Run) -> None:
+    async def body() -> None:
+        async with playing() as (relay, spares):
+            spares._course.backoff = Backoff(lambda: 1.0)  # not so soon that nobody sees it
+            spares.follow(relay.invitation(), "on")
+            taken = [await relay.accept() for _ in range(FEWEST)]
+            for sock, prelude in taken:
+                frame = relay.frame(prelude)
+                sock.send(frame[: len(frame) // 2])
+                sock.shutdown(socket.SHUT_WR)
+                await ended(sock)
+            state = spares.state("")
+            assert (relay.arrived, state.refused) == ([], 0)
+            assert "closed by the relay" in state.reason
 
     run(body())
 

@@ -146,6 +146,7 @@ class DirectState:
     reason: str
     spares: int = 0  # that wait for visitors now
     visitors: int = 0  # that came so
+    refused: int = 0  # spares on which something else came than their header
 
 
 @dataclass(frozen=True, slots=True)

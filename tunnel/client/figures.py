@@ -80,9 +80,11 @@ def _of_servers(endpoints: Endpoints, chronicle: Chronicle) -> Iterator[Family]:
 def _of_direct(endpoints: Endpoints) -> Iterator[Family]:
     spares: Counter[tuple[str, ...]] = Counter()
     visits: Counter[tuple[str, ...]] = Counter()
+    refused: Counter[tuple[str, ...]] = Counter()
     for way in _sessions(endpoints):
         spares[(way.server,)] += way.direct.spares
         visits[(way.server,)] += way.direct.visitors
+        refused[(way.server,)] += way.direct.refused
     yield gauges(
         "tunnel_client_direct_spares",
         "Direct connections that wait for visitors, by server.",
@@ -94,6 +96,12 @@ def _of_direct(endpoints: Endpoints) -> Iterator[Family]:
         "Visitors who came on direct connections, by server.",
         ("server",),
         visits,
+    )
+    yield counters(
+        "tunnel_client_direct_spares_refused",
+        "Direct connections that were closed for a header that was not theirs, by server.",
+        ("server",),
+        refused,
     )
 
 

@@ -91,13 +91,18 @@ class Spare:
             self._owner.failed(self, error)
 
     def _receive(self) -> None:
-        received = self.sock.recv(READ_BYTES)
-        if not received:
-            raise ConnectionLost("closed by the relay")
-        self._received += received
-        split = split_sealed(self._received)
-        if split is not None:
-            self._owner.arrived(self, *split)
+        """Read until the header is whole or there is no more: an end after it has no other event.
+
+        Raises BlockingIOError while more is to come.
+        """
+        split = None
+        while split is None:
+            received = self.sock.recv(READ_BYTES)
+            if not received:
+                raise ConnectionLost("closed by the relay")
+            self._received += received
+            split = split_sealed(self._received)
+        self._owner.arrived(self, *split)
 
 
 class _Series:
@@ -125,6 +130,7 @@ class _Course:
     last_error: str = ""
     retry_at: float = 0.0
     visitors: int = 0
+    refused: int = 0
 
     def is_waiting(self, now: float) -> bool:
         """Say whether it is too early to try again; a timer may be early by a tick of the loop."""
@@ -168,10 +174,10 @@ class Spares:
         if not why_not and not waiting and course.last_error:
             why_not = f"cannot be opened: {course.last_error}"
         if why_not:
-            return DirectState("off", why_not, waiting, course.visitors)
+            return DirectState("off", why_not, waiting, course.visitors, course.refused)
         why = "TCP has BBR" if course.has_bbr else "the path loses little"
         reason = BY_OPERATOR if self._mode == ON else why
-        return DirectState("on", reason, waiting, course.visitors)
+        return DirectState("on", reason, waiting, course.visitors, course.refused)
 
     def follow(self, invitation: Invitation | None, mode: str) -> None:
         """Keep spares for this session from now on, or none."""
@@ -206,6 +212,7 @@ class Spares:
         self._waiting.pop(spare, None)
         self.poller.close(spare.sock)
         course, now = self._course, self._now
+        course.refused += isinstance(error, RemoteProtocolError)
         course.last_error = reason_of(error) if isinstance(error, OSError) else str(error)
         log.debug("spare lost", cause=course.last_error, waiting=len(self._waiting))
         if not course.is_waiting(now):  # those that die together are one failure
