@@ -199,8 +199,7 @@ def assert_undisturbed(used: Tunnel) -> None:
     [
         *product((ASKED,), ("quic", "h2"), ("upload", "download")),
         *product((BESIDES,), ("quic",), ("upload", "download")),
-        (ASKED, "direct", "upload"),
-        (BESIDES, "direct", "download"),
+        *product((ASKED, BESIDES), ("direct",), ("upload", "download")),
     ],
     indirect=["world"],
     ids=str,
@@ -280,7 +279,7 @@ def test_above_parked_max_the_longest_stalled_is_cut_and_the_rest_live(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "direction"),
-    [(ASKED, "download"), (BESIDES, "upload")],
+    list(product((ASKED, BESIDES), ("upload", "download"))),
     indirect=["world"],
     ids=str,
 )
