@@ -14,7 +14,7 @@ from tunnel.transport.direct.pipes import Pipe, PipeShelf
 from tunnel.transport.read_buffer import read_buffer
 
 BUFFER_BYTES = 64 * 1024
-BULK_BYTES = 16 * 1024  # a wake-up that splices less goes back to copying
+SPLICE_LEAST_BYTES = 16 * 1024  # a wake-up that splices less goes back to copying
 ROUNDS = 16  # reads in one turn, then the others have theirs
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -150,7 +150,7 @@ class Way:
             pipe.held = os.splice(self.source.fileno(), pipe.writer, pipe.capacity, flags=_FLAGS)
         except BlockingIOError:
             self.is_ending = False
-            self.is_bulk = self._moved >= BULK_BYTES
+            self.is_bulk = self._moved >= SPLICE_LEAST_BYTES
             self._release()
             return False
         if not pipe.held:
