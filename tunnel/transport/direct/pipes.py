@@ -39,7 +39,6 @@ class PipeShelf:
     def __init__(self, pipes_max: int = PIPES_MAX) -> None:
         self._idle: list[Pipe] = []
         self._room = pipes_max
-        self.refusals = 0  # times that there was none: bytes were copied then
 
     def __repr__(self) -> str:
         return f"<PipeShelf {len(self._idle)} idle>"
@@ -49,9 +48,7 @@ class PipeShelf:
         if self._idle:
             return self._idle.pop()
         pipe = self._opened() if self._room else None
-        if pipe is None:
-            self.refusals += 1
-        else:
+        if pipe is not None:
             self._room -= 1
         return pipe
 
