@@ -5,7 +5,7 @@ import os
 import random
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fcntl import F_SETPIPE_SZ, fcntl
 
@@ -113,15 +113,6 @@ def test_a_reset_cuts_both_and_never_looks_like_an_end(loop: str, who: str, phas
                 await use_until_cut(other)
 
     run_on(loop, body())
-
-
-async def turns_until(claim: Callable[[], bool]) -> None:
-    """Let the loop turn until the claim is true."""
-    for _ in range(1_000_000):
-        if claim():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came true")
 
 
 async def use_until_cut(sock: socket.socket) -> None:
@@ -233,7 +224,7 @@ def test_a_reader_that_stands_still_stops_the_sender_and_loses_nothing(
         async with joined() as ends, asyncio.TaskGroup() as group:
             await reach(phase, ends.near, ends.far)
             sending = group.create_task(feed(ends.near, content, random.Random(1)))
-            await turns_until(lambda: ends.joint.forth.is_blocked)
+            await until(lambda: ends.joint.forth.is_blocked)
             assert not sending.done()
             assert await drink(ends.far, random.Random(2)) == content
 
