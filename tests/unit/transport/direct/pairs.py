@@ -6,15 +6,19 @@ import random
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from tunnel.errors import Code
 from tunnel.stream import Tally
-from tunnel.transport.direct.joint import Joint, Terms
+from tunnel.transport.direct.joint import MESSAGES, Joint, Terms
 from tunnel.transport.direct.poller import poller
+from tunnel.transport.direct.way import Way
 from tunnel.transport.tcp import reset
 
+MIB = 1 << 20
+WORD = b"word"
+WORDS_BYTES = len(WORD) * MESSAGES  # that `converse` sends each way
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 RETURN = 0x06  # linux/bpf_common.h: BPF_RET | BPF_K
 
@@ -38,6 +42,12 @@ class Ends:
     joint: Joint
     ended: asyncio.Future[Code]
     tally: Tally = field(default_factory=Tally)
+
+    def seen_from(self, who: str) -> tuple[socket.socket, socket.socket, Way]:
+        """Return that end, the opposite one, and the way from one to the other."""
+        if who == "near":
+            return self.near, self.far, self.joint.forth
+        return self.far, self.near, self.joint.back
 
 
 @asynccontextmanager
@@ -94,12 +104,68 @@ async def drink(sock: socket.socket, dice: random.Random) -> bytes:
 
 
 async def pause(dice: random.Random) -> None:
-    """Let the loop turn a few times, or many."""
+    """Let the loop turn a few times, or many, and now and then a few milliseconds pass."""
     for _ in range(dice.choice((0, 0, 1, 30))):
         await asyncio.sleep(0)
+    if dice.random() < 0.1:
+        await asyncio.sleep(dice.uniform(0.001, 0.005))
 
 
 def cut(sock: socket.socket) -> None:
     """Close with a reset."""
     reset(sock)
     sock.close()
+
+
+async def fill(sock: socket.socket, way: Way) -> bytes:
+    """Send until the way from there is blocked, and return what was sent.
+
+    It waits for no room, of which there may be none left by then.
+    """
+    piece, sent = random.Random(4).randbytes(MIB), bytearray()
+    while not way.is_blocked:
+        with suppress(BlockingIOError):
+            sent += piece[: sock.send(piece)]
+        await asyncio.sleep(0)
+    return bytes(sent)
+
+
+async def hear_until_cut(sock: socket.socket) -> bytes:
+    """Return all that comes before a reset; fails where an end comes instead."""
+    loop = asyncio.get_running_loop()
+    pieces = []
+    try:
+        while piece := await loop.sock_recv(sock, MIB):
+            pieces.append(piece)
+    except ConnectionResetError:
+        return b"".join(pieces)
+    raise AssertionError("an end came")
+
+
+async def converse(one: socket.socket, other: socket.socket) -> None:
+    """Ask and answer until the loop reads both sockets of the joint itself."""
+    loop = asyncio.get_running_loop()
+    for _ in range(MESSAGES):
+        for speaker, listener in ((one, other), (other, one)):
+            await loop.sock_sendall(speaker, WORD)
+            assert await loop.sock_recv(listener, 10) == WORD
+    assert repr(poller()) == "<Poller 2 sockets, 2 of them read by the loop>"
+
+
+async def exchange(ends: Ends, seed: int, size: int = 3 * MIB, counted: int = 0) -> None:
+    """Send random bytes both ways at random paces, and compare them.
+
+    `counted` bytes have passed each way before.
+    """
+    dice = random.Random(seed)
+    there, back = dice.randbytes(dice.randrange(size)), dice.randbytes(dice.randrange(size))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(feed(ends.near, there, random.Random(seed + 1)))
+        group.create_task(feed(ends.far, back, random.Random(seed + 2)))
+        arrived = group.create_task(drink(ends.far, random.Random(seed + 3)))
+        returned = group.create_task(drink(ends.near, random.Random(seed + 4)))
+    assert arrived.result() == there
+    assert returned.result() == back
+    assert await ends.ended is Code.OK
+    tally = ends.tally
+    assert (tally.forth, tally.back) == (counted + len(there), counted + len(back))

@@ -3,44 +3,30 @@
 import asyncio
 import os
 import random
-import resource
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from fcntl import F_SETPIPE_SZ, fcntl
 
 import pytest
 
-from tests.unit.transport.direct.pairs import Ends, cut, drink, feed, joined
+from tests.unit.transport.direct.pairs import (
+    MIB,
+    WORDS_BYTES,
+    Ends,
+    converse,
+    cut,
+    drink,
+    exchange,
+    feed,
+    fill,
+    hear_until_cut,
+    joined,
+)
 from tests.unit.transport.loops import on_both_loops, run_on, until
 from tunnel.errors import Code
 from tunnel.stream import TOLD_BYTES
-from tunnel.transport.direct.joint import MESSAGES, Terms
-from tunnel.transport.direct.pipes import PIPE_BYTES
+from tunnel.transport.direct.joint import Terms
 from tunnel.transport.direct.poller import poller
 
-MIB = 1 << 20
-
 pytestmark = on_both_loops
-
-
-async def exchange(ends: Ends, seed: int, size: int = 3 * MIB, counted: int = 0) -> None:
-    """Send random bytes both ways at random paces, and compare them.
-
-    `counted` bytes have passed each way before.
-    """
-    dice = random.Random(seed)
-    there, back = dice.randbytes(dice.randrange(size)), dice.randbytes(dice.randrange(size))
-    async with asyncio.TaskGroup() as group:
-        group.create_task(feed(ends.near, there, random.Random(seed + 1)))
-        group.create_task(feed(ends.far, back, random.Random(seed + 2)))
-        arrived = group.create_task(drink(ends.far, random.Random(seed + 3)))
-        returned = group.create_task(drink(ends.near, random.Random(seed + 4)))
-    assert arrived.result() == there
-    assert returned.result() == back
-    assert await ends.ended is Code.OK
-    tally = ends.tally
-    assert (tally.forth, tally.back) == (counted + len(there), counted + len(back))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -71,22 +57,7 @@ def test_bulk_is_spliced_and_short_messages_are_copied(loop: str) -> None:
     run_on(loop, body())
 
 
-@pytest.mark.parametrize("first", ["near", "far"])
-def test_a_finish_ends_one_direction_only(loop: str, first: str) -> None:
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        async with joined() as ends:
-            one, other = (ends.near, ends.far) if first == "near" else (ends.far, ends.near)
-            one.shutdown(socket.SHUT_WR)
-            assert await loop.sock_recv(other, 10) == b""
-            await loop.sock_sendall(other, b"still here")
-            assert await loop.sock_recv(one, 20) == b"still here"
-            assert not ends.joint.is_over
-            other.shutdown(socket.SHUT_WR)
-            assert await loop.sock_recv(one, 20) == b""
-            assert await ends.ended is Code.OK
-
-    run_on(loop, body())
+# -- ends and cuts, in every phase
 
 
 PHASES = (
@@ -95,38 +66,19 @@ PHASES = (
     "after many",
     "with the last of many",
     "within bulk",
+    "while blocked",
     "after a finish",
     "after the other's finish",
 )
+in_every_phase = pytest.mark.parametrize("phase", PHASES)
+from_either_side = pytest.mark.parametrize("who", ["near", "far"])
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("who", ["near", "far"])
-def test_a_reset_cuts_both_and_never_looks_like_an_end(loop: str, who: str, phase: str) -> None:
-    async def body() -> None:
-        async with joined() as ends:
-            one, other = (ends.near, ends.far) if who == "near" else (ends.far, ends.near)
-            await reach(phase, one, other)
-            cut(one)
-            assert await ends.ended is Code.ABORTED
-            with pytest.raises((ConnectionResetError, BrokenPipeError)):
-                await use_until_cut(other)
-
-    run_on(loop, body())
-
-
-async def use_until_cut(sock: socket.socket) -> None:
-    """Read to the end, and write for ever: a cut shows in one or the other."""
+async def reach(phase: str, ends: Ends, who: str = "near") -> bytes:
+    """Bring a pair as far as a phase says; return what this end has sent and nobody has read."""
     loop = asyncio.get_running_loop()
-    while await loop.sock_recv(sock, MIB):
-        pass
-    while True:
-        await loop.sock_sendall(sock, b"x")
-
-
-async def reach(phase: str, one: socket.socket, other: socket.socket) -> None:
-    """Bring a pair as far as a phase says."""
-    loop = asyncio.get_running_loop()
+    one, other, way = ends.seen_from(who)
+    under_way = b""
     if phase == "after a message":
         await loop.sock_sendall(one, b"hello")
         assert await loop.sock_recv(other, 10) == b"hello"
@@ -134,29 +86,81 @@ async def reach(phase: str, one: socket.socket, other: socket.socket) -> None:
         await converse(one, other)
     elif phase == "with the last of many":
         await converse(one, other)
-        one.send(b"last")
+        under_way = b"last"
+        one.send(under_way)
     elif phase == "within bulk":
-        for _ in range(8):
-            await loop.sock_sendall(one, bytes(100_000))
+        under_way = random.Random(5).randbytes(800_000)
+        for at in range(0, len(under_way), 100_000):
+            await loop.sock_sendall(one, under_way[at : at + 100_000])
+    elif phase == "while blocked":
+        under_way = await fill(one, way)
     elif phase == "after a finish":
         one.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(other, 10) == b""
     elif phase == "after the other's finish":
         other.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(one, 10) == b""
+    return under_way
+
+
+@in_every_phase
+@pytest.mark.parametrize("by", ["the sender", "the reader"])
+@from_either_side
+def test_a_finish_ends_one_direction_only_and_loses_nothing(
+    loop: str, who: str, by: str, phase: str
+) -> None:
+    async def body() -> None:
+        dice = random.Random(6)
+        async with joined() as ends:
+            one, other, _ = ends.seen_from(who)
+            unread = {one: await reach(phase, ends, who), other: b""}
+            first, second = (one, other) if by == "the sender" else (other, one)
+            first.shutdown(socket.SHUT_WR)
+            assert await drink(second, dice) == unread[first]
+            if (phase, by) not in BOTH_FINISHED:
+                assert not ends.joint.is_over
+                more = dice.randbytes(200_000)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(feed(second, more, dice))
+                    assert await drink(first, dice) == unread[second] + more
+            assert await ends.ended is Code.OK
+
+    run_on(loop, body())
+
+
+BOTH_FINISHED = {("after a finish", "the reader"), ("after the other's finish", "the sender")}
+FINISHED_BEFORE = {("after a finish", "the sender"), ("after the other's finish", "the reader")}
+
+
+@in_every_phase
+@pytest.mark.parametrize("by", ["the sender", "the reader"])
+@from_either_side
+def test_a_reset_cuts_both_and_never_looks_like_an_end(
+    loop: str, who: str, by: str, phase: str
+) -> None:
+    async def body() -> None:
+        async with joined() as ends:
+            one, other, _ = ends.seen_from(who)
+            unread = {one: await reach(phase, ends, who), other: b""}
+            first, second = (one, other) if by == "the sender" else (other, one)
+            cut(first)
+            assert await ends.ended is Code.ABORTED
+            if (phase, by) in FINISHED_BEFORE:
+                with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                    await write_until_cut(second)
+            else:
+                assert unread[first].startswith(await hear_until_cut(second))
+
+    run_on(loop, body())
+
+
+async def write_until_cut(sock: socket.socket) -> None:
+    """Write for ever: whoever has heard an end before hears of nothing else."""
+    while True:
+        await asyncio.get_running_loop().sock_sendall(sock, b"x")
 
 
 # -- after many short messages
-
-
-async def converse(one: socket.socket, other: socket.socket) -> None:
-    """Ask and answer until the loop reads both sockets of the joint itself."""
-    loop = asyncio.get_running_loop()
-    for _ in range(MESSAGES):
-        for speaker, listener in ((one, other), (other, one)):
-            await loop.sock_sendall(speaker, b"word")
-            assert await loop.sock_recv(listener, 10) == b"word"
-    assert repr(poller()) == "<Poller 2 sockets, 2 of them read by the loop>"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -164,23 +168,7 @@ def test_every_byte_arrives_of_what_follows_many_messages(loop: str, seed: int) 
     async def body() -> None:
         async with joined() as ends:
             await converse(ends.near, ends.far)
-            words = len(b"word") * MESSAGES
-            await exchange(ends, seed, counted=words)
-
-    run_on(loop, body())
-
-
-def test_one_who_has_talked_may_finish_and_the_other_still_be_heard(loop: str) -> None:
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        async with joined() as ends:
-            await converse(ends.near, ends.far)
-            ends.near.shutdown(socket.SHUT_WR)
-            assert await loop.sock_recv(ends.far, 10) == b""
-            await loop.sock_sendall(ends.far, bytes(MIB))
-            ends.far.shutdown(socket.SHUT_WR)
-            assert len(await drink(ends.near, random.Random(0))) == MIB
-            assert await ends.ended is Code.OK
+            await exchange(ends, seed, counted=WORDS_BYTES)
 
     run_on(loop, body())
 
@@ -222,23 +210,11 @@ def test_a_reader_that_stands_still_stops_the_sender_and_loses_nothing(
     async def body() -> None:
         content = random.Random(7).randbytes(24 * MIB)
         async with joined() as ends, asyncio.TaskGroup() as group:
-            await reach(phase, ends.near, ends.far)
+            await reach(phase, ends)
             sending = group.create_task(feed(ends.near, content, random.Random(1)))
             await until(lambda: ends.joint.forth.is_blocked)
             assert not sending.done()
             assert await drink(ends.far, random.Random(2)) == content
-
-    run_on(loop, body())
-
-
-def test_the_stalled_side_is_cut_when_its_far_side_resets(loop: str) -> None:
-    async def body() -> None:
-        loop = asyncio.get_running_loop()
-        async with joined() as ends:
-            while not ends.joint.forth.is_blocked:
-                await loop.sock_sendall(ends.near, bytes(MIB))
-            cut(ends.near)
-            assert await ends.ended is Code.ABORTED
 
     run_on(loop, body())
 
@@ -266,8 +242,7 @@ def test_only_a_pair_with_nothing_left_but_last_bytes_outlives_its_session(loop:
     async def body() -> None:
         loop = asyncio.get_running_loop()
         async with joined() as running, joined() as ending:
-            while not ending.joint.back.is_blocked:
-                await loop.sock_sendall(ending.far, bytes(MIB // 16))
+            await fill(ending.far, ending.joint.back)
             ending.far.shutdown(socket.SHUT_WR)
             await until(lambda: ending.joint.back.is_ending)
             ending.near.shutdown(socket.SHUT_WR)
@@ -282,59 +257,15 @@ def test_only_a_pair_with_nothing_left_but_last_bytes_outlives_its_session(loop:
     run_on(loop, body())
 
 
-# -- without what it is used to
-
-
-@contextmanager
-def no_more_descriptors() -> Iterator[None]:
-    """Let every new descriptor fail."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextmanager
-def no_more_pipes() -> Iterator[None]:
-    """Use up what a user without privileges may have of pipes, and be one."""
-    before = os.geteuid()
-    with ExitStack() as opened:
-        if before == 0:
-            os.seteuid(65534)
-            opened.callback(os.seteuid, before)
-        try:
-            while True:
-                for descriptor in (ends := os.pipe()):
-                    opened.callback(os.close, descriptor)
-                fcntl(ends[0], F_SETPIPE_SZ, PIPE_BYTES)
-        except PermissionError:
-            yield
-
-
-@pytest.mark.parametrize("shortage", [no_more_descriptors, no_more_pipes])
-@pytest.mark.parametrize("seed", range(3))
-def test_every_byte_arrives_though_there_is_no_pipe(loop: str, shortage: object, seed: int) -> None:
-    async def body() -> None:
-        async with joined() as ends:
-            await converse(ends.near, ends.far)  # whatever the loop opens, it has opened
-            with shortage():  # type: ignore[operator] # a context manager's function
-                await exchange(ends, seed, size=8 * MIB, counted=len(b"word") * MESSAGES)
-
-    run_on(loop, body())
+# -- what is left behind
 
 
 def test_no_descriptor_is_left_and_no_pipe_with_foreign_bytes_is_used_again(loop: str) -> None:
     async def body() -> None:
-        loop = asyncio.get_running_loop()
         counts: list[int] = []
         for _ in range(5):
             async with joined() as ends:
-                while not ends.joint.forth.is_blocked:
-                    await loop.sock_sendall(ends.near, b"secret" * 50_000)
+                await fill(ends.near, ends.joint.forth)
                 cut(ends.near)
                 await ends.ended
             async with joined() as ends:
