@@ -34,6 +34,11 @@ from tunnel.relay.status import OneProcess
 from tunnel.settings.values import GrantLimits, RelayLimits, RelaySettings, RelayTimeouts
 from tunnel.tls.identity import generate
 from tunnel.transport.direct.joint import MESSAGES
+from tunnel.transport.direct.options import (
+    KEEPALIVE_IDLE,
+    KEEPALIVE_INTERVAL,
+    KEEPALIVE_PROBES,
+)
 
 TRANSPORTS = ("quic", "h2", "direct")
 KEY = generate()
@@ -187,6 +192,24 @@ def test_a_visitor_may_ask_often_then_get_much_and_be_cut(tmp_path: Path, run_on
                     await visitor.hear_all()
 
     run_on_each(body())
+
+
+def test_a_spare_is_kept_alive_and_does_not_wait_to_send(tmp_path: Path, run: Run) -> None:
+    async def body() -> None:
+        async with scene(settings_for(tmp_path)) as s:
+            await s.fresh()
+            (pool,) = s.spares._pools.values()
+            options = (  # the first two it has from its listener
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL),
+                (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+            )
+            for level, option, value in options:
+                assert pool.idle[0].sock.getsockopt(level, option) == value
+
+    run(body())
 
 
 def test_a_validation_never_goes_direct(tmp_path: Path, run: Run) -> None:
