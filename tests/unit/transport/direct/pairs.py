@@ -5,7 +5,7 @@ import ctypes
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -117,13 +117,13 @@ def cut(sock: socket.socket) -> None:
     sock.close()
 
 
-async def fill(sock: socket.socket, way: Way) -> bytes:
-    """Send until the way from there is blocked, and return what was sent.
+async def send_until(sock: socket.socket, claim: Callable[[], bool]) -> bytes:
+    """Send until the claim is true, and return what was sent.
 
     It waits for no room, of which there may be none left by then.
     """
     piece, sent = random.Random(4).randbytes(MIB), bytearray()
-    while not way.is_blocked:
+    while not claim():
         with suppress(BlockingIOError):
             sent += piece[: sock.send(piece)]
         await asyncio.sleep(0)

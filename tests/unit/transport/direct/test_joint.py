@@ -16,9 +16,9 @@ from tests.unit.transport.direct.pairs import (
     drink,
     exchange,
     feed,
-    fill,
     hear_until_cut,
     joined,
+    send_until,
 )
 from tests.unit.transport.loops import on_both_loops, run_on, until
 from tunnel.errors import Code
@@ -70,6 +70,9 @@ PHASES = (
     "after a finish",
     "after the other's finish",
 )
+# Where an end that finishes leaves both finished, and where it had finished already.
+BOTH_FINISHED = {("after a finish", "the reader"), ("after the other's finish", "the sender")}
+FINISHED_BEFORE = {("after a finish", "the sender"), ("after the other's finish", "the reader")}
 in_every_phase = pytest.mark.parametrize("phase", PHASES)
 from_either_side = pytest.mark.parametrize("who", ["near", "far"])
 
@@ -89,11 +92,12 @@ async def reach(phase: str, ends: Ends, who: str = "near") -> bytes:
         under_way = b"last"
         one.send(under_way)
     elif phase == "within bulk":
-        under_way = random.Random(5).randbytes(800_000)
-        for at in range(0, len(under_way), 100_000):
-            await loop.sock_sendall(one, under_way[at : at + 100_000])
+        under_way = await send_until(one, lambda: way.is_bulk)
+        more = random.Random(5).randbytes(100_000)
+        await loop.sock_sendall(one, more)  # in one go: none of it has been moved yet
+        under_way += more
     elif phase == "while blocked":
-        under_way = await fill(one, way)
+        under_way = await send_until(one, lambda: way.is_blocked)
     elif phase == "after a finish":
         one.shutdown(socket.SHUT_WR)
         assert await loop.sock_recv(other, 10) == b""
@@ -126,10 +130,6 @@ def test_a_finish_ends_one_direction_only_and_loses_nothing(
             assert await ends.ended is Code.OK
 
     run_on(loop, body())
-
-
-BOTH_FINISHED = {("after a finish", "the reader"), ("after the other's finish", "the sender")}
-FINISHED_BEFORE = {("after a finish", "the sender"), ("after the other's finish", "the reader")}
 
 
 @in_every_phase
@@ -242,7 +242,7 @@ def test_only_a_pair_with_nothing_left_but_last_bytes_outlives_its_session(loop:
     async def body() -> None:
         loop = asyncio.get_running_loop()
         async with joined() as running, joined() as ending:
-            await fill(ending.far, ending.joint.back)
+            await send_until(ending.far, lambda: ending.joint.back.is_blocked)
             ending.far.shutdown(socket.SHUT_WR)
             await until(lambda: ending.joint.back.is_ending)
             ending.near.shutdown(socket.SHUT_WR)
@@ -265,7 +265,7 @@ def test_no_descriptor_is_left_and_no_pipe_with_foreign_bytes_is_used_again(loop
         counts: list[int] = []
         for _ in range(5):
             async with joined() as ends:
-                await fill(ends.near, ends.joint.forth)
+                await send_until(ends.near, lambda: ends.joint.forth.is_blocked)
                 cut(ends.near)
                 await ends.ended
             async with joined() as ends:

@@ -19,9 +19,9 @@ from tests.unit.transport.direct.pairs import (
     drink,
     exchange,
     feed,
-    fill,
     hear_until_cut,
     joined,
+    send_until,
 )
 from tests.unit.transport.loops import on_both_loops, run_on, until
 from tunnel.errors import Code
@@ -163,7 +163,7 @@ def test_a_cut_with_the_only_pipe_in_use_makes_room_for_another(loop: str) -> No
     async def body() -> None:
         pipes = poller().pipes = PipeShelf(pipes_max=1)
         async with joined() as stalled:
-            await fill(stalled.near, stalled.joint.forth)
+            await send_until(stalled.near, lambda: stalled.joint.forth.is_blocked)
             assert pipes.take() is None
             cut(stalled.near)
             assert await stalled.ended is Code.ABORTED
