@@ -12,6 +12,7 @@ import os
 import platform
 import ssl
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -100,8 +101,25 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "openssl": ssl.OPENSSL_VERSION,
         "cores": os.cpu_count(),
+        "commit": _commit(),
+        "scheduling": _scheduling(),
         "command": "scripts/bench " + " ".join(sys.argv[1:]),
     }
+
+
+def _commit() -> str:
+    """Return what is measured, as far as git knows."""
+    command = ["git", "describe", "--always", "--dirty"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return ran.stdout.strip() or "not in git"
+
+
+def _scheduling() -> str:
+    """Return the words before a command that has others wait as they wait now; often none."""
+    if os.sched_getscheduler(0) == os.SCHED_RR:
+        return f"chrt -r {os.sched_getparam(0).sched_priority}"
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    return f"nice -n {niceness}" if niceness else ""
 
 
 def parse() -> argparse.Namespace:

@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from scripts.benchmarks.contenders import Bench, ours, start
 from scripts.benchmarks.figures import Row
+from scripts.benchmarks.goals import QUEUES_MS
 from scripts.benchmarks.visitors import Way
 from tests.system.network import CLIENT_HOST, Path, inside
 
-QUEUES_MS = (40, 160)  # one bandwidth-delay product, and four
 PAIRINGS = (("ours", "ours"), ("ours", "cubic"), ("ours", "bbr"), ("bbr", "cubic"))
 SETTLING_SHARE = 0.25  # of the seconds that count, before them
 PAUSE = 2.0  # seconds until the last pair is off the path

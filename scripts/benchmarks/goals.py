@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scripts.benchmarks.figures import Row
 
 Rounds = dict[str, list[Row]]  # of each contender, in the same order
+QUEUES_MS = (40, 160)  # of the path that two flows share: one and four bandwidth-delay products
 SMALLER = "queue 40 ms, the smaller share %"
 Stored = dict[str, Rounds]  # by the kind of run
 

@@ -46,14 +46,19 @@ def clients(bench: Bench, count: int, number: int) -> Row:
 
 
 def streams(contender: Contender, count: int) -> Row:
-    """Return the throughput of one visitor without and beside idle ones, in turn."""
-    alone = bulk(contender, "get", "alone", 1, SECONDS)["alone, MiB/s"]
+    """Return the throughput of one visitor beside idle ones, and without them before and after."""
+
+    def throughput() -> float:
+        return bulk(contender, "get", "get", 1, SECONDS)["get, MiB/s"]
+
+    before = throughput()
     way = Way.of(contender.way, contender.port, contender.host)
     with ExitStack() as stack:
         for _ in range(min(count, STREAMS_MAX)):
             visitor = stack.enter_context(way.connect(MESSAGE))
             read_message(visitor)
-        beside = bulk(contender, "get", "beside", 1, SECONDS)["beside, MiB/s"]
+        beside = throughput()
+    alone = (before + throughput()) / 2
     return {
         "alone MiB/s": alone,
         "beside idle MiB/s": beside,

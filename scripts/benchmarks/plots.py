@@ -8,9 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scripts.benchmarks.fairness import QUEUES_MS
 from scripts.benchmarks.figures import Row
-from scripts.benchmarks.goals import Rounds, Stored
+from scripts.benchmarks.goals import QUEUES_MS, Rounds, Stored
 
 OWN, OTHER = "#1f6f8b", "#b8b8b8"
 LINE_INCHES = 0.24  # height of a contender's bar
@@ -94,8 +93,9 @@ def _shares(rounds: Rounds, file: Path) -> None:
         for place, name in enumerate(names):
             parts = [f"queue {queue} ms, {flow} Mbit/s" for flow in ("one's", "the other's")]
             one, other = (statistics.median(row[part] for row in rounds[name]) for part in parts)
-            axes.barh(place, one, color=OWN)
-            axes.barh(place, other, left=one, color=OTHER)
+            first, second = (OWN if flow == "ours" else OTHER for flow in name.split(" beside "))
+            axes.barh(place, one, color=first, edgecolor="white")
+            axes.barh(place, other, left=one, color=second, edgecolor="white")
         axes.set_yticks(range(len(names)), names)
         axes.set_title(f"Mbit/s of both, queue {queue} ms")
     _save(figure, file)

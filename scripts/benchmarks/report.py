@@ -7,16 +7,17 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.goals import GOALS, Rounds, Stored, amount
+from scripts.benchmarks.goals import GOALS, QUEUES_MS, Goal, Rounds, Stored, amount
 from tests.e2e.world import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 FOLDER = ROOT / "docs/performance"
-RUNS = ("loopback", "loss", "idle", "fairness")
+RUNS = ("loopback", "loopback-nice", "loss", "idle", "fairness")
 _MARKED = re.compile(r"(<!-- table: ([\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MOVES = tuple(f"{way} {count}" for way in ("down", "up") for count in (1, 4))
 
@@ -45,10 +46,12 @@ def _rounds(runs: dict[str, dict[str, Any]]) -> Stored:
 def _source(run: dict[str, Any]) -> str:
     machine = run["machine"]
     rounds = max(map(len, run["rounds"].values()))
+    taken = f" ({machine['commit']})" if "commit" in machine else ""
+    scheduling = f"{machine['scheduling']} " if "scheduling" in machine else ""
     return (
-        f"{machine['date'][:10]}, {machine['cores']} cores, Linux {machine['kernel']}, "
+        f"{machine['date'][:10]}{taken}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"Python {machine['python']}, {machine['openssl']}; TCP's congestion control: "
-        f"{machine['tcp']}; rounds: {rounds}; `{machine['command']}`."
+        f"{machine['tcp']}; rounds: {rounds}; `{scheduling}{machine['command']}`."
     )
 
 
@@ -77,9 +80,9 @@ def _by_contender(run: str, columns: dict[str, str]) -> Callable[[Stored], str]:
     return write
 
 
-def _goals(stored: Stored) -> str:
+def _goals(goals: Sequence[Goal]) -> Callable[[Stored], str]:
     head = ["figure", "median", "rounds", "must", "aim", ""]
-    return grid(head, [goal.line(stored) for goal in GOALS])
+    return lambda stored: grid(head, [goal.line(stored) for goal in goals])
 
 
 def _losses(unit: str) -> Callable[[Stored], str]:
@@ -96,7 +99,14 @@ def _costs(role: str) -> Callable[[Stored], str]:
 
 
 TABLES: dict[str, Callable[[Stored], str]] = {
-    "goals": _goals,
+    "goals": _goals(GOALS),
+    "goals nice": _goals(
+        [replace(goal, run="loopback-nice") for goal in GOALS if goal.run == "loopback"]
+    ),
+    "start": _by_contender(
+        "loopback",
+        {"--version, s": "--version s", "until a visitor is served, s": "exec to first visitor s"},
+    ),
     "throughput": _by_contender("loopback", {each: f"{each}, MiB/s" for each in MOVES}),
     "relay cpu": _costs("relay"),
     "client cpu": _costs("client"),
@@ -120,16 +130,21 @@ TABLES: dict[str, Callable[[Stored], str]] = {
     ),
     "loss goodput": _losses("MiB/s"),
     "loss p50": _losses("p50 ms"),
+    "loss p90": _losses("p90 ms"),
     "loss p99": _losses("p99 ms"),
     "fairness": _by_contender(
         "fairness",
         {
-            f"{queue} ms, {part}": f"queue {queue} ms, {part}"
-            for queue in (40, 160)
-            for part in ("one's Mbit/s", "the other's Mbit/s")
+            f"{queue} ms, {order}": f"queue {queue} ms, {part}"
+            for queue in QUEUES_MS
+            for order, part in (("first", "one's Mbit/s"), ("second", "the other's Mbit/s"))
         },
     ),
-    "idle": _by_contender(
+    "idle clients": _by_contender(
+        "idle",
+        {"relay alone, MiB": "relay RSS MiB", "each client, KiB": "relay KiB per idle client"},
+    ),
+    "idle streams": _by_contender(
         "idle", {name: name for name in ("alone MiB/s", "beside idle MiB/s", "change %")}
     ),
 }

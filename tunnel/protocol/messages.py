@@ -40,7 +40,7 @@ ALPN_ENTRIES_LIMIT = 64
 ALPN_BYTES_LIMIT = 1024
 MESSAGE_LIMIT = 256  # characters of the text in reject, bye and serving
 RETRY_AFTER_LIMIT = 600
-REMEMBERED_VALUES = 512  # of each field of a header
+REMEMBERED_VALUES = 512  # of each field of a header that is often the same
 SERVING_RETRY_AFTER_LIMIT = 604_800  # what is refused there may be counted by the week
 
 _VERSION = integer(1, 65535)
@@ -267,22 +267,22 @@ def encode(message: Message | AuthBody | StreamHeader) -> bytes:
 
 
 def _encode_header(header: StreamHeader) -> bytes:
-    """Do so member by member: nearly all of a header is what earlier ones had, too."""
+    """Do so member by member: half of a header is what earlier ones had, too."""
     members = [member(getattr(header, word)) for word, member in _HEADER_MEMBERS]
     return ("{" + ",".join(members) + "}").encode("utf-8")
 
 
-def _remembered(each: Field) -> Callable[[Hashable], str]:
-    """Return what writes a field as a member of its object, and remembers the latest values."""
+def _writer(each: Field) -> Callable[[Hashable], str]:
+    """Return what writes a field, which has no default, as a member of its object."""
 
-    @lru_cache(maxsize=REMEMBERED_VALUES)
     def member(value: Hashable) -> str:
         return render_member(each.word, HEADER_SCHEMA.render(each, value))
 
-    return member
+    is_new_each_time = each.attribute in {"id", "peer"}
+    return member if is_new_each_time else lru_cache(REMEMBERED_VALUES, typed=True)(member)
 
 
-_HEADER_MEMBERS = [(each.attribute, _remembered(each)) for each in HEADER_SCHEMA.fields]
+_HEADER_MEMBERS = [(each.attribute, _writer(each)) for each in HEADER_SCHEMA.fields]
 
 
 def decode(payload: bytes) -> Message:

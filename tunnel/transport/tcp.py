@@ -11,6 +11,8 @@ import resource
 import socket
 import struct
 from collections.abc import Awaitable
+from functools import lru_cache
+from ipaddress import ip_address
 
 from tunnel.errors import Code, ConnectionLost, LocalProtocolError
 from tunnel.stream import BULK_BYTES, Address, Splicing, Stream
@@ -207,17 +209,33 @@ def tune(sock: socket.socket) -> None:
     """
     if sock.family == socket.AF_UNIX:
         return
-    tune_near(sock)
+    tune_local(sock)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
-def tune_near(sock: socket.socket) -> None:
-    """Do so where the far end is on this machine, whose kernel cannot die unnoticed."""
+def tune_local(sock: socket.socket) -> None:
+    """Set that for a peer on this machine, but no keep-alive: it cannot die unnoticed."""
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_MAX_BYTES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def tune_for(host: str, sock: socket.socket) -> None:
+    """Set it for a peer of this name or IP address."""
+    if _is_loopback(host):
+        tune_local(sock)
+    else:
+        tune(sock)
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def address_of(name: object) -> Address:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from tunnel.errors import Code, DialFailed
 from tunnel.transport.direct.joint import Joint, Terms
 from tunnel.transport.direct.poller import FAILED, WRITABLE, Poller
-from tunnel.transport.tcp import reason_of, reset, tune, tune_near
+from tunnel.transport.tcp import reason_of, reset, tune_for
 
 
 class Place(NamedTuple):
@@ -59,7 +59,8 @@ class Crossing:
         try:
             far = self._far = socket.socket(place.family)
             far.setblocking(False)  # noqa: FBT003 - the standard library's signature
-            _tune(far, place)
+            if not isinstance(place.name, str):
+                tune_for(place.name[0], far)
             number = far.connect_ex(place.name)
         except OSError as error:
             self._fail(place, error)
@@ -127,10 +128,3 @@ class Crossing:
         if self._traveller is not None:
             traveller, self._traveller = self._traveller, None
             traveller.ended(code)
-
-
-def _tune(sock: socket.socket, place: Place) -> None:
-    if place.family == socket.AF_INET and place.name[0].startswith("127."):
-        tune_near(sock)
-    else:
-        tune(sock)

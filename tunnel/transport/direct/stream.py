@@ -10,7 +10,7 @@ from tunnel.stream import BULK_BYTES, Address, Splicing, Stream
 from tunnel.transport.dialling import connect_socket, connect_unix_socket
 from tunnel.transport.direct.joint import Joint, Terms
 from tunnel.transport.direct.poller import ENDING, FAILED, READABLE, WRITABLE, poller
-from tunnel.transport.tcp import reset, tune
+from tunnel.transport.tcp import reset, tune_for
 
 MESSAGE_BYTES = 4 * 1024  # a read of less stands for itself: another is not tried at once
 TURN_READS = 16  # reads in a row that never had to wait; then the rest of the loop has its turn
@@ -214,5 +214,5 @@ async def connect(target: Address | Path, timeout: float) -> DirectStream:
     if isinstance(target, Path):
         return DirectStream(await connect_unix_socket(target, timeout))
     sock = await connect_socket(target, timeout)
-    tune(sock)
+    tune_for(target.host, sock)
     return DirectStream(sock)
