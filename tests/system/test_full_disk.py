@@ -157,6 +157,7 @@ def ends_without_account(realm: Realm, disks: dict[str, Disk], target: str) -> E
     return ends
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize(
     ("spoil", "mend", "cause"),
     [
@@ -217,6 +218,7 @@ def in_force(end: Relay | Client, ends: Ends) -> bytes:
     return shown
 
 
+@pytest.mark.waits
 def test_what_was_not_kept_is_used_and_written_later(
     realm: Realm, disks: dict[str, Disk], target: str
 ) -> None:
@@ -248,6 +250,7 @@ def test_no_order_is_lost_by_a_crash_on_a_full_disk(
     wait_until(lambda: leaf(disk) == new, 5, "new certificate on disk")
 
 
+@pytest.mark.waits
 def test_a_renewal_waits_until_it_can_be_kept(
     realm: Realm, disks: dict[str, Disk], target: str
 ) -> None:
