@@ -5,10 +5,10 @@ sent. docs/protocol.md has the same table, and a test compares the two.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 from tunnel.errors import LocalProtocolError, RemoteProtocolError
@@ -31,7 +31,7 @@ from tunnel.protocol.fields import (
     seconds,
     text,
 )
-from tunnel.protocol.objects import parse_object, render_member, render_object
+from tunnel.protocol.objects import parse_object, render_object
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ ALPN_ENTRIES_LIMIT = 64
 ALPN_BYTES_LIMIT = 1024
 MESSAGE_LIMIT = 256  # characters of the text in reject, bye and serving
 RETRY_AFTER_LIMIT = 600
-REMEMBERED_VALUES = 512  # of each field of a header that is often the same
+REMEMBERED_VALUES = 512  # of each field that is often the same
 SERVING_RETRY_AFTER_LIMIT = 604_800  # what is refused there may be counted by the week
 
 _VERSION = integer(1, 65535)
@@ -201,9 +201,9 @@ class Field:
 class Schema(Generic[T]):
     """Reads and writes one class of the above."""
 
-    __slots__ = ("fields", "make", "word")
+    __slots__ = ("_writers", "fields", "make", "word")
 
-    def __init__(self, make: type[T]) -> None:
+    def __init__(self, make: type[T], often_the_same: Collection[str] = ()) -> None:
         self.make = make
         self.word = make.__name__.lower()
         hints = get_type_hints(make, include_extras=True)
@@ -211,6 +211,10 @@ class Schema(Generic[T]):
             _field(each, hints[each.name].__metadata__)
             for each in dataclasses.fields(make)  # type: ignore[arg-type] # mypy has no bound for "a dataclass"
         )
+        self._writers = [
+            (each, self._writer(each, is_remembered=each.attribute in often_the_same))
+            for each in self.fields
+        ]
 
     def read(self, members: Mapping[str, object]) -> T:
         """Return the message that a JSON object is; raises RemoteProtocolError."""
@@ -218,8 +222,8 @@ class Schema(Generic[T]):
 
     def write(self, message: T) -> dict[str, object]:
         """Return the JSON object; raises LocalProtocolError for what a peer would not accept."""
-        values = [(each, getattr(message, each.attribute)) for each in self.fields]
-        return {each.word: self.render(each, v) for each, v in values if v != each.default}
+        values = [(each, write, getattr(message, each.attribute)) for each, write in self._writers]
+        return {each.word: write(v) for each, write, v in values if v != each.default}
 
     def _read(self, each: Field, members: Mapping[str, object]) -> object:
         if each.word not in members:
@@ -231,8 +235,11 @@ class Schema(Generic[T]):
         except ValueError as error:
             raise RemoteProtocolError(f"{self.word}.{each.word}: {error}") from error
 
-    def render(self, each: Field, value: object) -> object:
-        """Return a field's value as JSON has it; raises LocalProtocolError as `write` does."""
+    def _writer(self, each: Field, *, is_remembered: bool) -> Callable[[Any], object]:
+        write = partial(self._write, each)
+        return lru_cache(REMEMBERED_VALUES, typed=True)(write) if is_remembered else write
+
+    def _write(self, each: Field, value: object) -> object:
         try:
             rendered = each.codec.render(value)
             each.codec.parse(rendered)
@@ -248,7 +255,7 @@ def _field(each: "dataclasses.Field[Any]", metadata: tuple[Any, ...]) -> Field:
 
 MESSAGE_TYPES: tuple[type[Message], ...] = Message.__args__
 BODY_SCHEMA = Schema(AuthBody)
-HEADER_SCHEMA = Schema(StreamHeader)
+HEADER_SCHEMA = Schema(StreamHeader, often_the_same=("kind", "name", "local", "alpn"))
 SCHEMAS: Mapping[type, Schema[Any]] = {
     **{each: Schema(each) for each in MESSAGE_TYPES},
     AuthBody: BODY_SCHEMA,
@@ -259,30 +266,9 @@ _BY_WORD: Mapping[str, Schema[Any]] = {SCHEMAS[each].word: SCHEMAS[each] for eac
 
 def encode(message: Message | AuthBody | StreamHeader) -> bytes:
     """Return the payload; raises LocalProtocolError if a value is out of its range."""
-    if isinstance(message, StreamHeader):
-        return _encode_header(message)
     schema = SCHEMAS[type(message)]
     tag = {"type": schema.word} if schema.word in _BY_WORD else {}
     return render_object({**tag, **schema.write(message)})
-
-
-def _encode_header(header: StreamHeader) -> bytes:
-    """Do so member by member: half of a header is what earlier ones had, too."""
-    members = [member(getattr(header, word)) for word, member in _HEADER_MEMBERS]
-    return ("{" + ",".join(members) + "}").encode("utf-8")
-
-
-def _writer(each: Field) -> Callable[[Hashable], str]:
-    """Return what writes a field, which has no default, as a member of its object."""
-
-    def member(value: Hashable) -> str:
-        return render_member(each.word, HEADER_SCHEMA.render(each, value))
-
-    is_new_each_time = each.attribute in {"id", "peer"}
-    return member if is_new_each_time else lru_cache(REMEMBERED_VALUES, typed=True)(member)
-
-
-_HEADER_MEMBERS = [(each.attribute, _writer(each)) for each in HEADER_SCHEMA.fields]
 
 
 def decode(payload: bytes) -> Message:

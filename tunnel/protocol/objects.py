@@ -40,11 +40,6 @@ def render_object(value: Mapping[str, object]) -> bytes:
     return _ENCODER.encode(value).encode("utf-8")
 
 
-def render_member(word: str, value: object) -> str:
-    """Return one member of such an object."""
-    return f'"{word}":{_ENCODER.encode(value)}'
-
-
 def _check_nesting(text: str) -> None:
     if text.count("{") + text.count("[") <= NESTING_LIMIT:
         return
