@@ -182,12 +182,13 @@ def main() -> None:
         raise SystemExit(f"bench: {error} is not known, or not on PATH") from None
     if missing() and not arguments.contenders:
         sys.stderr.write(f"not on PATH, left out: {', '.join(missing())}\n")
+    about = machine()  # before hours in which more may be committed
     with cubic() as congestion, tempfile.TemporaryDirectory() as name:
         rows = measure_all(arguments, Path(name))
     table = medians(rows)
     show(table)
     text = json.dumps(
-        {"machine": machine() | {"tcp": congestion}, "medians": table, "rounds": rows}, indent=1
+        {"machine": about | {"tcp": congestion}, "medians": table, "rounds": rows}, indent=1
     )
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(text + "\n")

@@ -37,7 +37,7 @@ def draw(stored: Stored, folder: Path) -> None:
 def _bars(rounds: Rounds, keys: Sequence[str], file: Path) -> None:
     """Draw a panel for each key: medians as bars, all rounds as points."""
     names = [name for name, rows in rounds.items() if keys[0] in rows[0]][::-1]
-    figure = Figure(figsize=(8, 0.9 + LINE_INCHES * len(names)), layout="constrained")
+    figure = _figure(len(names))
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         for place, name in enumerate(names):
             _bar(axes, place, name, [row[key] for row in rounds[name] if key in row])
@@ -75,7 +75,7 @@ def _over_loss(rows: Sequence[Row], unit: str) -> dict[float, float]:
 def _idle(rounds: Rounds, file: Path) -> None:
     """Draw one visitor's throughput alone and beside idle streams."""
     rows, keys = rounds["idle streams"], ("alone MiB/s", "beside idle MiB/s")
-    figure = Figure(figsize=(8, 0.9 + LINE_INCHES * len(keys)), layout="constrained")
+    figure = _figure(len(keys))
     axes = figure.subplots()
     for place, key in enumerate(reversed(keys)):
         _bar(axes, place, "ours", [row[key] for row in rows])
@@ -87,9 +87,8 @@ def _idle(rounds: Rounds, file: Path) -> None:
 def _shares(rounds: Rounds, file: Path) -> None:
     """Draw a panel for each queue: what both flows of a pair got, one behind the other."""
     names = list(rounds)[::-1]
-    figure = Figure(figsize=(8, 0.9 + LINE_INCHES * len(names)), layout="constrained")
-    panels = zip(figure.subplots(1, len(QUEUES_MS)), QUEUES_MS, strict=True)
-    for axes, queue in panels:
+    figure = _figure(len(names))
+    for axes, queue in zip(figure.subplots(1, len(QUEUES_MS)), QUEUES_MS, strict=True):
         for place, name in enumerate(names):
             parts = [f"queue {queue} ms, {flow} Mbit/s" for flow in ("one's", "the other's")]
             one, other = (statistics.median(row[part] for row in rounds[name]) for part in parts)
@@ -99,6 +98,10 @@ def _shares(rounds: Rounds, file: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.set_title(f"Mbit/s of both, queue {queue} ms")
     _save(figure, file)
+
+
+def _figure(bars: int) -> Figure:
+    return Figure(figsize=(8, 0.9 + LINE_INCHES * bars), layout="constrained")
 
 
 def _save(figure: Figure, file: Path) -> None:

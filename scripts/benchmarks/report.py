@@ -47,11 +47,11 @@ def _source(run: dict[str, Any]) -> str:
     machine = run["machine"]
     rounds = max(map(len, run["rounds"].values()))
     taken = f" ({machine['commit']})" if "commit" in machine else ""
-    scheduling = f"{machine['scheduling']} " if "scheduling" in machine else ""
+    command = f"{machine.get('scheduling', '')} {machine['command']}".strip()
     return (
         f"{machine['date'][:10]}{taken}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"Python {machine['python']}, {machine['openssl']}; TCP's congestion control: "
-        f"{machine['tcp']}; rounds: {rounds}; `{scheduling}{machine['command']}`."
+        f"{machine['tcp']}; rounds: {rounds}; `{command}`."
     )
 
 
