@@ -1,7 +1,7 @@
 """A real relay on loopback ports in this process, and settings for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,3 +133,9 @@ async def on_stage(
         for client in stage.clients:
             client.connection.close()
         stage.stop.set()
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    """Wait until the claim is true; the test's deadline is the bound."""
+    while not claim():  # noqa: ASYNC110 - of what tells nobody
+        await asyncio.sleep(0.002)

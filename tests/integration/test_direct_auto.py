@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.proxies import proxy
 from tests.integration.conftest import Run
-from tests.integration.stage import on_stage
+from tests.integration.stage import on_stage, until
 from tests.integration.test_direct_client import (
     Relay,
     ended,
@@ -17,7 +17,6 @@ from tests.integration.test_direct_client import (
     serving,
     state_of,
     through,
-    until,
 )
 from tests.integration.test_keys_client_visits import SAID, settings_for, target, visit
 from tunnel.client.events import DirectState

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from tests.integration.conftest import Run
-from tests.integration.stage import Stage, listener, on_stage, relay_settings
+from tests.integration.stage import Stage, listener, on_stage, relay_settings, until
 from tests.integration.test_keys_client_visits import (
     SAID,
     Seen,
@@ -39,12 +39,6 @@ from tunnel.transport.tcp import TcpListener
 
 KEY = bytes(range(32))
 HEADER = StreamHeader(StreamKind.VISITOR, "1", "a.t.test", ("192.0.2.9", 1), ("192.0.2.1", 2), ())
-
-
-async def until(claim: Callable[[], bool]) -> None:
-    """Wait until the claim is true; the test's deadline is the bound."""
-    while not claim():  # noqa: ASYNC110 - of a room that tells nobody
-        await asyncio.sleep(0.002)
 
 
 # -- spares, towards a relay that is played by the test

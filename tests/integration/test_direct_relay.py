@@ -3,8 +3,8 @@
 import asyncio
 import resource
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from tests.integration.stage import (
     listener,
     on_stage,
     relay_settings,
+    until,
 )
 from tests.integration.visitors import Cut, Visitor, visiting
+from tests.limits import limited
 from tests.unit.transport.direct.pairs import deafen
 from tunnel.errors import Code
 from tunnel.protocol.direct import SPARES_LIMIT
@@ -78,12 +80,6 @@ class Scene:
     async def refused(self, reason: str, count: int = 1) -> None:
         """Wait until so many spares were refused for a reason; none is kept."""
         await until(lambda: self.spares.refused[reason] == count)
-
-
-async def until(claim: Callable[[], bool]) -> None:
-    """Wait until the claim is true; the test's deadline is the bound."""
-    while not claim():  # noqa: ASYNC110 - of a room that tells nobody
-        await asyncio.sleep(0.002)
 
 
 def settings_for(folder: Path, **changes: Any) -> RelaySettings:
@@ -355,22 +351,11 @@ def test_spares_that_are_held_and_never_used_are_bounded(tmp_path: Path, run: Ru
     run(body())
 
 
-@contextmanager
-def descriptors(soft: int) -> Iterator[None]:
-    """Set how many files may be open."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 @pytest.mark.alone  # what other tests have open counts
 def test_all_spares_together_leave_descriptors_for_visitors(tmp_path: Path, run: Run) -> None:
     async def body() -> None:
         async with scene(settings_for(tmp_path)) as s:
-            with descriptors(240):
+            with limited(resource.RLIMIT_NOFILE, 240):
                 for _ in range(60):  # a quarter
                     await s.fresh()
                 await (await s.stock.open()).ended()

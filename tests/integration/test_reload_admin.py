@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.conftest import Run
 from tests.integration.desks import ScriptedDesk, ask, connect, exchange, read
+from tests.integration.stage import until
 from tests.ports import free_port
 from tunnel.admin import NOTE, SOCKET
 from tunnel.admin.answers import Answer, Request, json_answer
@@ -111,11 +112,6 @@ async def answers(where: Path | Address) -> bool:
         return b" 200 OK\r\n" in await exchange(where, ask("GET", "/livez"))
     except OSError:
         return False
-
-
-async def until(is_true: Callable[[], bool]) -> None:
-    while not is_true():  # noqa: ASYNC110 - the file system tells nobody
-        await asyncio.sleep(0.01)
 
 
 # -- the control socket

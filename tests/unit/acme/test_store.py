@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
+from tests.limits import limited
 from tests.unit.acme.stored import (
     CERTIFICATE,
     CHAIN,
@@ -49,12 +50,8 @@ def store(tmp_path: Path) -> Store:
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
     """Let every write beyond `size` bytes of a file fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
+    with limited(resource.RLIMIT_FSIZE, size):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def key_bytes(draft: Draft) -> bytes:

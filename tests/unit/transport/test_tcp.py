@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from tests.limits import limited
 from tests.unit.transport.loops import on_both_loops, run_on, until
 from tunnel.errors import ConnectionLost, StreamReset
 from tunnel.stream import Address
@@ -307,15 +308,11 @@ def test_a_mapped_address_is_shown_as_what_it_is() -> None:
 @contextmanager
 def few_descriptors() -> Iterator[None]:
     """Leave room for about 60 more descriptors, and for about 25 below the listener's mark."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as probe:
         lowest = probe.fileno()
     limit = int((lowest + 65) / tcp.DESCRIPTOR_SHARE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    try:
+    with limited(resource.RLIMIT_NOFILE, limit):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @on_both_loops

@@ -107,6 +107,15 @@ async def reach(phase: str, ends: Ends, who: str = "near") -> bytes:
     return under_way
 
 
+async def bring(
+    phase: str, ends: Ends, who: str, by: str
+) -> tuple[socket.socket, socket.socket, dict[socket.socket, bytes]]:
+    """Do so; return the end that acts next, the other one, and what each has sent unread."""
+    one, other, _ = ends.seen_from(who)
+    unread = {one: await reach(phase, ends, who), other: b""}
+    return (one, other, unread) if by == "the sender" else (other, one, unread)
+
+
 @in_every_phase
 @pytest.mark.parametrize("by", ["the sender", "the reader"])
 @from_either_side
@@ -116,9 +125,7 @@ def test_a_finish_ends_one_direction_only_and_loses_nothing(
     async def body() -> None:
         dice = random.Random(6)
         async with joined() as ends:
-            one, other, _ = ends.seen_from(who)
-            unread = {one: await reach(phase, ends, who), other: b""}
-            first, second = (one, other) if by == "the sender" else (other, one)
+            first, second, unread = await bring(phase, ends, who, by)
             first.shutdown(socket.SHUT_WR)
             assert await drink(second, dice) == unread[first]
             if (phase, by) not in BOTH_FINISHED:
@@ -140,9 +147,7 @@ def test_a_reset_cuts_both_and_never_looks_like_an_end(
 ) -> None:
     async def body() -> None:
         async with joined() as ends:
-            one, other, _ = ends.seen_from(who)
-            unread = {one: await reach(phase, ends, who), other: b""}
-            first, second = (one, other) if by == "the sender" else (other, one)
+            first, second, unread = await bring(phase, ends, who, by)
             cut(first)
             assert await ends.ended is Code.ABORTED
             if (phase, by) in FINISHED_BEFORE:

@@ -10,6 +10,7 @@ from fcntl import F_GETPIPE_SZ, F_SETPIPE_SZ, fcntl
 
 import pytest
 
+from tests.limits import limited
 from tests.unit.transport.direct.pairs import (
     MIB,
     WORDS_BYTES,
@@ -36,14 +37,10 @@ pytestmark = [on_both_loops, pytest.mark.alone]  # others need pipes and descrip
 @contextmanager
 def no_more_descriptors() -> Iterator[None]:
     """Let every new descriptor fail."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
+    with limited(resource.RLIMIT_NOFILE, lowest):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @contextmanager
