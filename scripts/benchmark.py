@@ -1,9 +1,9 @@
 """Figures of relay.pyz and client.pyz, beside those of whatever other tunnel is on PATH.
 
-Contenders take turns within each round, in an order that changes, so that a machine that changes
-its speed changes it for all: compare within a row of one run. What is printed are medians; the JSON
-file has every round. TCP's congestion control is set to cubic meanwhile (root only), as the
-machine's own choice would decide the loss table.
+Contenders take turns at each measurement of a round, in an order that changes, so that a machine
+that changes its speed changes it for all: compare within a row of one run. What is printed are
+medians; the JSON file has every round. TCP's congestion control is set to cubic meanwhile (root
+only), as the machine's own choice would decide the loss table.
 """
 
 import argparse
@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from scripts.benchmarks import fairness, idle, loss, starting
 from scripts.benchmarks.contenders import Bench, Contender, Site, missing, start, starters, target
-from scripts.benchmarks.figures import Row, measure
+from scripts.benchmarks.figures import MEASUREMENTS, Row, all_by_its_way
 from scripts.benchmarks.report import write_report
 from tests.e2e.world import ROOT, new_world
 from tunnel.tls.certificates import self_signed
@@ -58,10 +58,14 @@ def bench_on(site: Site, folder: Path) -> Iterator[Bench]:
 def compare(bench: Bench, wanted: list[str], rounds: int, seconds: float) -> dict[str, list[Row]]:
     """Return every round's figures of each contender."""
     contenders = [start(bench, starter) for starter in starters(wanted).values()]
-    rows: dict[str, list[Row]] = {each.name: [] for each in contenders}
+    rows: dict[str, list[Row]] = {each.name: [{} for _ in range(rounds)] for each in contenders}
     for number in range(rounds):
-        for each in in_turn(contenders, number):
-            rows[each.name].append(measure(each, seconds))
+        with ExitStack() as ways:
+            for each in contenders:
+                ways.enter_context(all_by_its_way(each))
+            for take in MEASUREMENTS:  # one of all of them, then the next: seconds are between two
+                for each in in_turn(contenders, number):
+                    rows[each.name][number] |= take(each, seconds=seconds)
         sys.stderr.write(f"round {number + 1} of {rounds}\n")
     return rows
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from scripts.benchmarks.contenders import Contender
 from tests.e2e.world import ROOT, Process
@@ -37,12 +38,6 @@ def cpu_of(contender: Contender) -> Iterator[Callable[[], Row]]:
     yield lambda: {role: process.cpu_seconds() - before[role] for role, process in running.items()}
 
 
-def measure(contender: Contender, seconds: float) -> Row:
-    """Return all figures of one round."""
-    with all_by_its_way(contender):
-        return _figures(contender, seconds)
-
-
 @contextmanager
 def all_by_its_way(contender: Contender) -> Iterator[None]:
     """Fail if not nearly all visitors meanwhile came by the way that the contender stands for."""
@@ -54,19 +49,6 @@ def all_by_its_way(contender: Contender) -> Iterator[None]:
     total, right = (now - then for now, then in zip(contender.went(), before, strict=True))
     if not total or total - right > STRAYS_MAX + total * STRAYS_SHARE:
         raise SystemExit(f"bench: {contender.name}: only {right} of {total} visitors went its way")
-
-
-def _figures(contender: Contender, seconds: float) -> Row:
-    row: Row = {}
-    for what, label in (("get", "down"), ("put", "up")):
-        for count in (1, 4):
-            row |= bulk(contender, what, f"{label} {count}", count, seconds)
-    row |= arrivals(contender, seconds)
-    for count in (1, 32):
-        seen = visit(contender, contender.way, "echo", count, seconds)
-        row |= {f"keep-alive {count}, {key}": seen[key] for key in ("p50 ms", "p99 ms")}
-    row["relay RSS MiB"] = contender.relay.rss_bytes() / MIB
-    return row
 
 
 def bulk(contender: Contender, what: str, label: str, count: int, seconds: float) -> Row:
@@ -85,3 +67,27 @@ def arrivals(contender: Contender, seconds: float) -> Row:
         spent = used()
     costs = {f"new visitor, {role} ms": cpu / seen["visitors"] * 1e3 for role, cpu in spent.items()}
     return {"new visitors/s": seen["visitors/s"], **costs}
+
+
+def staying(contender: Contender, count: int, seconds: float) -> Row:
+    """Return how long visitors wait for an answer who ask again and again."""
+    seen = visit(contender, contender.way, "echo", count, seconds)
+    return {f"keep-alive {count}, {key}": seen[key] for key in ("p50 ms", "p99 ms")}
+
+
+def memory(contender: Contender, seconds: float) -> Row:
+    """Return what the relay holds by now; that takes no time."""
+    del seconds
+    return {"relay RSS MiB": contender.relay.rss_bytes() / MIB}
+
+
+MEASUREMENTS: tuple[Callable[..., Row], ...] = (  # of a round: (contender, seconds=…) each
+    *(
+        partial(bulk, what=what, label=f"{label} {count}", count=count)
+        for what, label in (("get", "down"), ("put", "up"))
+        for count in (1, 4)
+    ),
+    arrivals,
+    *(partial(staying, count=count) for count in (1, 32)),
+    memory,
+)
