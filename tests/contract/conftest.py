@@ -15,6 +15,7 @@ from tests.contract.quic_pair import quic_pair
 from tests.variants import Engines
 from tunnel.stream import Address, Connection, Stream
 from tunnel.transport import tcp
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.dialling import connect_socket
 from tunnel.transport.direct import stream as direct
 from tunnel.transport.memory import memory_pair
@@ -138,7 +139,7 @@ async def socket_link(
     connect: Callable[[Address, float], Awaitable[Stream]],
     wrap: Callable[[socket.socket], Awaitable[Stream]],
 ) -> AsyncIterator[Opener]:
-    listener = tcp.TcpListener(Address("127.0.0.1", 0))
+    listener = TcpListener(Address("127.0.0.1", 0))
     streams: list[Stream] = []
 
     async def open_both() -> tuple[Stream, Stream]:

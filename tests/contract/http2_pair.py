@@ -10,10 +10,10 @@ from tunnel.stream import Address, Connection
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import CertificateSlot
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.http2.dialer import dial
 from tunnel.transport.http2.listener import accept
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener
 
 
 @cache

@@ -33,9 +33,9 @@ from tunnel.protocol.fields import DirectOffer
 from tunnel.protocol.messages import StreamHeader, StreamKind, encode
 from tunnel.settings.values import ClientSettings
 from tunnel.stream import Address
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.direct.keys import DirectKeys
 from tunnel.transport.direct.stream import DirectStream
-from tunnel.transport.tcp import TcpListener
 
 KEY = bytes(range(32))
 HEADER = StreamHeader(StreamKind.VISITOR, "1", "a.t.test", ("192.0.2.9", 1), ("192.0.2.1", 2), ())

@@ -24,9 +24,9 @@ from tunnel.stream import Address, Connection, Stream
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.identity import fingerprint, generate
 from tunnel.tls.slots import CertificateSlot
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.doors import accept_socket, listen_datagrams
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener
 
 OTHER_TRANSPORT = {"quic": "h2", "h2": "quic"}
 Attempt = Callable[[ScriptedClient], Awaitable[None]]

@@ -13,7 +13,8 @@ from tunnel.errors import ListenFailed
 from tunnel.log import get_log
 from tunnel.runtime.supervision import Crowd, first_of, restarted
 from tunnel.stream import Address
-from tunnel.transport.tcp import TcpListener, reason_of, wrap
+from tunnel.transport.accepting import TcpListener
+from tunnel.transport.tcp import reason_of, wrap
 
 SOCKET_KEY, METRICS_KEY = "admin.socket", "admin.metrics"
 CONNECTIONS = 128  # at each door; one more and the longest-waiting caller has to go

@@ -13,7 +13,8 @@ from pathlib import Path
 from tunnel.errors import Code, ConnectionLost, ListenFailed
 from tunnel.log import get_log
 from tunnel.settings.file_kinds import SOCKET_PATH_LIMIT
-from tunnel.transport.tcp import BACKOFF_MAX, BACKOFF_MIN, reason_of
+from tunnel.transport.accepting import BACKOFF_MAX, BACKOFF_MIN
+from tunnel.transport.tcp import reason_of
 
 MODE = 0o660  # for the service's user and its group
 BACKLOG = 64

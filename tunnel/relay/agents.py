@@ -38,9 +38,9 @@ from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Connection, Listener
 from tunnel.tls.identity import authenticate
 from tunnel.tls.slots import CertificateSlot
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.doors import accept_socket, takes_direct
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 

@@ -21,9 +21,10 @@ from tunnel.protocol.hello import (
 from tunnel.protocol.proxy import V2_MAX_BYTES, ProxyHeader, parse_proxy_header
 from tunnel.settings.values import ListenerSettings
 from tunnel.stream import Address
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.direct.poller import ENDING, Poller
 from tunnel.transport.doors import takes_direct, takes_handshakes
-from tunnel.transport.tcp import TcpListener, address_of
+from tunnel.transport.tcp import address_of
 
 log = get_log(__name__)
 

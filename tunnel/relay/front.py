@@ -25,9 +25,9 @@ from tunnel.relay.validation import OwnValidations
 from tunnel.runtime.supervision import Crowd, Work
 from tunnel.settings.values import ListenerSettings, RelaySettings
 from tunnel.stream import Address, Stream
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.direct.poller import Poller, poller
 from tunnel.transport.direct.stream import DirectStream
-from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 

@@ -17,9 +17,10 @@ from tunnel.settings.reload import Socket, sockets_of
 from tunnel.settings.tree import dotted
 from tunnel.settings.values import InheritedAddress, ListenerSettings
 from tunnel.stream import Address
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.doors import listen_datagrams, reconfigure
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener, reason_of
+from tunnel.transport.tcp import reason_of
 
 log = get_log(__name__)
 

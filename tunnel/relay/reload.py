@@ -18,8 +18,8 @@ from tunnel.relay.sessions import Link, Session
 from tunnel.runtime.rota import Rota
 from tunnel.runtime.supervision import Work, restarted
 from tunnel.settings.values import RelaySettings
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener
 
 log = get_log(__name__)
 

@@ -1,33 +1,25 @@
-"""Plain TCP and Unix sockets: those that listen, and connected ones as streams.
+"""Connected TCP and Unix sockets: as streams, and what is set for them.
 
 No protocol is known here, and nothing is read off a socket before it is wrapped. These streams are
 read by the loop's own transports; visitors and targets are streams of `tunnel.transport.direct`.
 """
 
 import asyncio
-import errno
 import os
-import resource
 import socket
 import struct
 from collections.abc import Awaitable
 from functools import lru_cache
 from ipaddress import ip_address
 
-from tunnel.errors import Code, ConnectionLost, LocalProtocolError
+from tunnel.errors import Code, LocalProtocolError
 from tunnel.stream import BULK_BYTES, Address, Splicing, Stream
 from tunnel.transport.inbox import Inbox
 from tunnel.transport.read_buffer import read_buffer
 from tunnel.transport.resets import reset_watch
 
-BACKLOG = 1024
-OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-BACKOFF_MIN, BACKOFF_MAX = 0.05, 1.0  # seconds
-ACCEPTS_PER_TURN = 32
-DESCRIPTOR_SHARE = 0.8  # of RLIMIT_NOFILE; the rest is for targets, files and clients
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # linux/tcp.h; named since 3.12
 UNSENT_MAX_BYTES = 64 * 1024  # per socket in the kernel, besides what the far end has room for
-Accepted = tuple[socket.socket, Address]  # and the peer
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger: close() sends RST
 
 
@@ -257,142 +249,6 @@ def reason_of(error: OSError | UnicodeError) -> str:
     return os.strerror(number).lower() if number > 0 else error.strerror or str(error)
 
 
-class TcpListener:
-    """A listening socket: bound when made (raises OSError), or taken over from whoever bound it."""
-
-    def __init__(
-        self, place: Address | socket.socket, *, backlog: int = BACKLOG, reuse_port: bool = False
-    ) -> None:
-        if isinstance(place, socket.socket):
-            self._sock = place
-        else:
-            self._sock = bound_socket(place, backlog, reuse_port=reuse_port)
-        self._family = self._sock.family
-        tune(self._sock)  # what is accepted inherits that (Linux), for nothing
-        self._ready: asyncio.Future[None] | None = None
-        self._accepted_in_a_row = 0
-        self._highest = 0  # descriptor number accepted last: all lower ones were in use then
-        self.starved = 0  # times that accepting paused for want of descriptors or memory
-        self.vanished = 0  # connections that were gone before they were accepted
-
-    @property
-    def address(self) -> Address:
-        """The address really bound (port 0 resolved)."""
-        return address_of(self._sock.getsockname())
-
-    async def accept(self) -> socket.socket:
-        """Return the next connection, non-blocking. Cancel-safe; ConnectionLost after `close`.
-
-        Pauses while descriptors are short; what befalls a single connection is only counted.
-        """
-        ((sock, _),) = await self.accept_some(1)
-        return sock
-
-    async def accept_some(self, most: int = ACCEPTS_PER_TURN) -> list[Accepted]:
-        """Return the connections that wait, or the next one, as `accept` does, and their peers."""
-        backoff = BACKOFF_MIN
-        while True:
-            await self._take_turns()
-            try:
-                return self._accept_now(most)
-            except BlockingIOError:
-                await self._wait_for_peer()
-            except OSError as error:
-                if self._sock.fileno() < 0:
-                    raise ConnectionLost("listener closed", Code.OK) from error
-                if error.errno not in OUT_OF_RESOURCES:
-                    self.vanished += 1
-                    continue
-                self.starved += 1
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, BACKOFF_MAX)
-
-    def close(self) -> None:
-        """Let go of the socket; those accepted before live on.
-
-        It is not shut down: where somebody else holds it too, whoever knocks waits for them.
-        """
-        if self._ready is not None:
-            asyncio.get_running_loop().remove_reader(self._sock.fileno())
-            self._wake()
-        self._sock.close()
-
-    def _accept_now(self, most: int) -> list[Accepted]:
-        """Raises what befalls the first one; the others come as far as nothing befalls them."""
-        limit = descriptor_limit()
-        accepted: list[Accepted] = []
-        try:
-            while len(accepted) < most:
-                self._check_reserve(limit)
-                # What `accept` does, but for asking what kind of socket this listener is.
-                self._highest, name = self._sock._accept()  # type: ignore[attr-defined] # noqa: SLF001 - see above
-                sock = socket.socket(self._family, socket.SOCK_STREAM, 0, self._highest)
-                sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-                accepted.append((sock, address_of(name)))
-        except OSError as error:
-            if not accepted:
-                raise
-            self.vanished += error.errno not in (errno.EAGAIN, *OUT_OF_RESOURCES)
-        self._accepted_in_a_row += len(accepted)
-        return accepted
-
-    def _check_reserve(self, limit: int) -> None:
-        if self._highest >= limit and self._lowest_free() >= limit:
-            raise OSError(errno.EMFILE, "descriptors are kept for other uses")
-
-    def _lowest_free(self) -> int:
-        self._highest = os.dup(self._sock.fileno())  # dup(2) takes the lowest free number
-        os.close(self._highest)
-        return self._highest
-
-    async def _take_turns(self) -> None:
-        """Let the rest of the loop run now and then while connections keep waiting."""
-        self._accepted_in_a_row += 1
-        if self._accepted_in_a_row > ACCEPTS_PER_TURN:
-            self._accepted_in_a_row = 0
-            await asyncio.sleep(0)
-
-    async def _wait_for_peer(self) -> None:
-        self._accepted_in_a_row = 0
-        loop, fd = asyncio.get_running_loop(), self._sock.fileno()
-        self._ready = loop.create_future()
-        loop.add_reader(fd, self._wake)
-        try:
-            await self._ready
-        finally:
-            self._ready = None
-            if self._sock.fileno() == fd:
-                loop.remove_reader(fd)
-
-    def _wake(self) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
-
-
-def descriptor_limit() -> int:
-    """Return the descriptor number from which on accepting pauses."""
-    return int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * DESCRIPTOR_SHARE)
-
-
 def family_of(host: str) -> socket.AddressFamily:
     """Return the family of an IP address."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def bound_socket(address: Address, backlog: int, *, reuse_port: bool) -> socket.socket:
-    """Return a socket that listens on an address; raises OSError."""
-    family = family_of(address.host)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((address.host, address.port))
-        sock.listen(backlog)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -33,7 +33,7 @@ from tunnel.relay.spares import Spares
 from tunnel.relay.validation import OwnValidations
 from tunnel.settings.values import RelayLimits
 from tunnel.stream import Address
-from tunnel.transport.tcp import TcpListener
+from tunnel.transport.accepting import TcpListener
 
 OWN = "relay.test"
 

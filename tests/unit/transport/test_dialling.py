@@ -11,8 +11,8 @@ from tests.unit.transport.loops import on_both_loops, run_on
 from tunnel.errors import DialFailed
 from tunnel.stream import Address
 from tunnel.transport import dialling
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.direct.stream import connect
-from tunnel.transport.tcp import TcpListener
 
 LOOPBACK = Address("127.0.0.1", 0)
 

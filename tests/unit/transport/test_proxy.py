@@ -8,8 +8,8 @@ import pytest
 from tests.unit.transport.loops import on_both_loops, run_on
 from tunnel.errors import DialFailed
 from tunnel.stream import Address
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.proxy import Proxy, Step, connect_through
-from tunnel.transport.tcp import TcpListener
 
 RELAY = Address("relay.example.org", 443)
 ENDS_HEAD = b"\r\n\r\n"

@@ -17,9 +17,9 @@ from tunnel.errors import ConnectionLost, DialFailed
 from tunnel.stream import Address, Connection
 from tunnel.tls.contexts import Trust
 from tunnel.tls.slots import Certificate, CertificateKey, CertificateSlot
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.doors import DIALERS, accept_socket, listen_datagrams
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.tcp import TcpListener
 
 NAME = "relay.test"
 PADDING = x509.ObjectIdentifier("1.3.6.1.4.1.65535.2")

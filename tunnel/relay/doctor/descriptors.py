@@ -9,7 +9,7 @@ from pathlib import Path
 from tunnel.relay.doctor.ports import Own
 from tunnel.runtime.findings import Check, Finding
 from tunnel.settings.values import RelayLimits
-from tunnel.transport.tcp import DESCRIPTOR_SHARE
+from tunnel.transport.accepting import DESCRIPTOR_SHARE
 
 _LIMIT = re.compile(r"^Max open files\s+(\d+)\s", re.MULTILINE)
 

@@ -16,8 +16,9 @@ from tunnel.runtime.activation import InheritedSockets
 from tunnel.settings.reload import Socket
 from tunnel.settings.values import InheritedAddress
 from tunnel.stream import Address, Connection
+from tunnel.transport.accepting import BACKLOG, bound_socket
 from tunnel.transport.doors import bind_datagrams
-from tunnel.transport.tcp import BACKLOG, address_of, bound_socket
+from tunnel.transport.tcp import address_of
 
 ONE_ONLY = "one UDP socket of systemd cannot serve several workers: name the address without fd:"
 

@@ -14,8 +14,8 @@ from tunnel.settings.reload import Socket
 from tunnel.settings.values import RelaySettings
 from tunnel.stream import Address
 from tunnel.tls.slots import Certificate, CertificateSlot
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.doors import listen_datagrams
-from tunnel.transport.tcp import TcpListener
 
 PASSING_TIMEOUT = 10.0  # seconds until a socket that was announced has come
 

@@ -16,11 +16,11 @@ from tunnel.stream import Address, Binding
 from tunnel.tls.certificates import self_signed
 from tunnel.tls.contexts import Trust, dial_context
 from tunnel.tls.slots import Certificate, CertificateSlot
+from tunnel.transport.accepting import TcpListener
 from tunnel.transport.http2.connection import ClientConnection, RelayConnection
 from tunnel.transport.http2.dialer import dial
 from tunnel.transport.http2.listener import accept
 from tunnel.transport.options import ALPN_HTTP2, TransportOptions
-from tunnel.transport.tcp import TcpListener
 
 OPTIONS = TransportOptions()
 HASTY = TransportOptions(handshake_timeout=0.1)
