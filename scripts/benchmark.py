@@ -8,11 +8,7 @@ only), as the machine's own choice would decide the loss table.
 
 import argparse
 import json
-import os
-import platform
-import ssl
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +19,7 @@ from pathlib import Path
 from scripts.benchmarks import fairness, idle, loss, starting
 from scripts.benchmarks.contenders import Bench, Contender, Site, missing, start, starters, target
 from scripts.benchmarks.figures import MEASUREMENTS, Row, all_by_its_way
+from scripts.benchmarks.machine import describe, watch_steal
 from scripts.benchmarks.report import write_report
 from tests.e2e.world import ROOT, new_world
 from tunnel.tls.certificates import self_signed
@@ -97,35 +94,6 @@ def show(table: dict[str, Row]) -> None:
                 sys.stdout.write(f"  {name:{width}} {row[key]:12.3f}\n")
 
 
-def machine() -> dict[str, object]:
-    """Return what the figures depend on."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "openssl": ssl.OPENSSL_VERSION,
-        "cores": os.cpu_count(),
-        "commit": _commit(),
-        "scheduling": _scheduling(),
-        "command": "scripts/bench " + " ".join(sys.argv[1:]),
-    }
-
-
-def _commit() -> str:
-    """Return what is measured, as far as git knows."""
-    command = ["git", "describe", "--always", "--dirty"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return ran.stdout.strip() or "not in git"
-
-
-def _scheduling() -> str:
-    """Return the words before a command that has others wait as they wait now; often none."""
-    if os.sched_getscheduler(0) == os.SCHED_RR:
-        return f"chrt -r {os.sched_getparam(0).sched_priority}"
-    niceness = os.getpriority(os.PRIO_PROCESS, 0)
-    return f"nice -n {niceness}" if niceness else ""
-
-
 def parse() -> argparse.Namespace:
     """Return what is asked for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
@@ -186,14 +154,13 @@ def main() -> None:
         raise SystemExit(f"bench: {error} is not known, or not on PATH") from None
     if missing() and not arguments.contenders:
         sys.stderr.write(f"not on PATH, left out: {', '.join(missing())}\n")
-    about = machine()  # before hours in which more may be committed
+    about, steal = describe(), watch_steal()  # before hours in which more may be committed
     with cubic() as congestion, tempfile.TemporaryDirectory() as name:
         rows = measure_all(arguments, Path(name))
+    about |= {"tcp": congestion, "steal": round(steal(), 2)}
     table = medians(rows)
     show(table)
-    text = json.dumps(
-        {"machine": about | {"tcp": congestion}, "medians": table, "rounds": rows}, indent=1
-    )
+    text = json.dumps({"machine": about, "medians": table, "rounds": rows}, indent=1)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(text + "\n")
     sys.stdout.write(f"\nevery round: {arguments.json}\n")

@@ -17,7 +17,7 @@ from tests.e2e.world import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 FOLDER = ROOT / "docs/performance"
-RUNS = ("loopback", "loopback-nice", "loss", "idle", "fairness")
+RUNS = ("loopback", "loopback-realtime", "loss", "idle", "fairness")
 _MARKED = re.compile(r"(<!-- table: ([\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MOVES = tuple(f"{way} {count}" for way in ("down", "up") for count in (1, 4))
 
@@ -47,11 +47,12 @@ def _source(run: dict[str, Any]) -> str:
     machine = run["machine"]
     rounds = max(map(len, run["rounds"].values()))
     taken = f" ({machine['commit']})" if "commit" in machine else ""
+    steal = f"steal time: {machine['steal']:.1f} %; " if "steal" in machine else ""
     command = f"{machine.get('scheduling', '')} {machine['command']}".strip()
     return (
         f"{machine['date'][:10]}{taken}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"Python {machine['python']}, {machine['openssl']}; TCP's congestion control: "
-        f"{machine['tcp']}; rounds: {rounds}; `{command}`."
+        f"{machine['tcp']}; rounds: {rounds}; {steal}`{command}`."
     )
 
 
@@ -100,8 +101,8 @@ def _costs(role: str) -> Callable[[Stored], str]:
 
 TABLES: dict[str, Callable[[Stored], str]] = {
     "goals": _goals(GOALS),
-    "goals nice": _goals(
-        [replace(goal, run="loopback-nice") for goal in GOALS if goal.run == "loopback"]
+    "goals realtime": _goals(
+        [replace(goal, run="loopback-realtime") for goal in GOALS if goal.run == "loopback"]
     ),
     "start": _by_contender(
         "loopback",

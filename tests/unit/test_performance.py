@@ -1,9 +1,11 @@
 """docs/performance.md says what was measured: its tables are those of the stored rounds."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from scripts.benchmarks import machine
 from scripts.benchmarks.goals import GOALS, Goal, Stored
 from scripts.benchmarks.report import FOLDER, PAGE, RUNS, fill, load
 
@@ -68,3 +70,15 @@ def test_a_line_has_the_middle_and_both_ends_of_all_rounds() -> None:
 def test_a_table_that_nobody_knows_is_an_error() -> None:
     with pytest.raises(KeyError, match="pigeons"):
         fill("<!-- table: pigeons -->\n<!-- end -->", {})
+
+
+def test_steal_is_what_the_host_gave_to_others_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine, "STAT", stat)
+    stat.write_text("cpu  100 0 50 800 0 0 10 40 7 0\ncpu0 1 2 3\n")
+    share = machine.watch_steal()
+    assert share() == 0
+    stat.write_text("cpu  130 0 60 840 0 0 10 60 9 0\ncpu0 1 2 3\n")
+    assert share() == 20
