@@ -8,6 +8,7 @@ only), as the machine's own choice would decide the loss table.
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from scripts.benchmarks import fairness, idle, loss, starting
 from scripts.benchmarks.contenders import Bench, Contender, Site, missing, start, starters, target
@@ -142,9 +144,15 @@ def measure_all(arguments: argparse.Namespace, folder: Path) -> dict[str, list[R
         return rows | {"start": [starting.measure(bench, number) for number in range(rounds)]}
 
 
+def leave(number: int, _frame: object) -> NoReturn:
+    """End as by Ctrl-C: whatever was started is stopped, what was set is set back."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Measure, print, store."""
     arguments = parse()
+    signal.signal(signal.SIGTERM, leave)
     if arguments.report:
         write_report()
         return
