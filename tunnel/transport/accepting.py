@@ -75,8 +75,7 @@ class TcpListener:
         It is not shut down: where somebody else holds it too, whoever knocks waits for them.
         """
         self._look_away()
-        if self._ready is not None:
-            self._wake()
+        self._wake()
         self._sock.close()
 
     def _accept_now(self, most: int) -> list[Accepted]:
