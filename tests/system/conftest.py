@@ -1,5 +1,6 @@
 """What every test of the whole system may ask for; what they measured is shown at the end."""
 
+import secrets
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.e2e.conftest import target, tunnel, world
 from tests.system import services
 from tests.system.container import Container
+from tests.system.marks import MARK
 
 __all__ = ["target", "tunnel", "world"]
 
@@ -25,6 +27,14 @@ def machine(debian: Container) -> Iterator[Container]:
     """Have nothing of ours left there from another test."""
     yield debian
     services.clear(debian)
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what is in the environment of every process that is started from here on."""
+    value = secrets.token_hex(16)
+    monkeypatch.setenv(MARK, value)
+    return f"{MARK}={value}"
 
 
 @pytest.fixture

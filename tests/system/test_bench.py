@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from scripts.benchmarks.contenders import Contender
 from scripts.benchmarks.figures import all_by_its_way
 from tests.e2e.authorities import wait_until
 from tests.e2e.world import ROOT, Process
+from tests.system.marks import marked
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
@@ -100,30 +99,14 @@ def test_a_contender_that_nobody_knows_is_said_to_be_one() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_benchmark_that_is_ended_leaves_nothing_behind(number: signal.Signals) -> None:
+def test_a_benchmark_that_is_ended_leaves_nothing_behind(
+    tmp_path: Path, mark: str, number: signal.Signals
+) -> None:
     usual = CONGESTION.read_text()
     command = [sys.executable, "-m", "scripts.benchmark", "ours-direct", "--seconds", "60"]
-    ran = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-    with ended(ran):
-        wait_until(lambda: "benchmarks.visitors" in commands_of(ran.pid), 30, "a visitor")
-        ran.send_signal(number)
-        assert ran.wait(30) != 0
-        wait_until(lambda: not commands_of(ran.pid), 30, "the end of them all")
+    process = Process(command, tmp_path, "bench")
+    wait_until(lambda: any("visitors" in each for each in marked(mark)), 30, "a visitor")
+    process.signal(number)
+    assert process.wait(30) != 0
+    assert list(marked(mark)) == []
     assert CONGESTION.read_text() == usual
-
-
-@contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill the whole session of a process at the end, whatever has become of it."""
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def commands_of(session: int) -> str:
-    """Return the command lines of all processes of a session."""
-    listed = ["ps", "-o", "args=", "--sid", str(session)]
-    return subprocess.run(listed, capture_output=True, text=True, check=False).stdout

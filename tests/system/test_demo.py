@@ -1,38 +1,19 @@
 """The demonstration with an authority: ended at any moment, and where there is no authority."""
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.world import ROOT, Process
+from tests.system.marks import marked
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
-MARK = "DEMO_MARK"
 START_TIMEOUT = 150.0  # seconds; the zipapps may have to be built first
-
-
-@pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what is in the environment of every process that is started from here on."""
-    value = secrets.token_hex(16)
-    monkeypatch.setenv(MARK, value)
-    return f"{MARK}={value}"
-
-
-def marked(mark: str) -> Iterator[str]:
-    """Yield the commands that run with the mark in their environment."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # ended meanwhile
-            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                yield (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
