@@ -114,12 +114,8 @@ class TunnelConnection:
     # For the streams, the listener and the dialer
 
     def schedule_flush(self) -> None:
-        """Send what there is to send at the end of this turn of the loop."""
+        """Send what there is to send soon, together with what is asked for until then."""
         self._driver.schedule_flush()
-
-    def schedule_late_flush(self) -> None:
-        """Send it a turn of the loop later than that, with what is written until then."""
-        self._driver.schedule_late_flush()
 
     def hear(self, bursts: Sequence[Burst]) -> None:
         """Take datagrams that were addressed to this connection."""

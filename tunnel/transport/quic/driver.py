@@ -1,7 +1,7 @@
 """What moves an engine: datagrams that arrive, its timer, and wishes to send.
 
-No task runs here, only callbacks of the endpoint and of the loop. Everything that is asked for in
-one turn of the loop leaves in one flush at its end.
+No task runs here, only callbacks of the endpoint and of the loop. What is asked for leaves in one
+flush, a few turns of the loop later: whoever was woken meanwhile adds to the same datagrams.
 """
 
 import asyncio
@@ -13,6 +13,13 @@ from tunnel.transport.quic.engine import Engine
 from tunnel.transport.quic.trains import Burst
 
 TIMER_SLACK = 0.001  # seconds that a loop's timer may fire early
+
+FLUSH_TURNS = 2
+"""Turns of the loop between a wish to send and its flush.
+
+In the first run those who hear what came, or that there is room; in the second those whom they
+wake. In a busy loop each turn brings more to send; an idle one takes its turns at once.
+"""
 
 
 class Driver:
@@ -38,7 +45,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # engine time
         self._is_scheduled = False
-        self._turns_before = 0  # turns of the loop that the scheduled flush lets pass
+        self._turns_left = 0  # that the scheduled flush lets pass
         self._is_stopped = False
 
     def hear(self, bursts: Sequence[Burst]) -> None:
@@ -53,19 +60,15 @@ class Driver:
         self.schedule_flush()
 
     def schedule_flush(self) -> None:
-        """Send what there is to send at the end of this turn of the loop."""
+        """Send what there is to send soon, together with what is asked for until then."""
         if not self._is_scheduled and not self._is_stopped:
             self._is_scheduled = True
+            self._turns_left = FLUSH_TURNS
             self._loop.call_soon(self._flush_scheduled)
 
-    def schedule_late_flush(self) -> None:
-        """Send it a turn later than that, together with what writers who wake meanwhile write."""
-        self._turns_before = 2 if self._is_scheduled else 1
-        self.schedule_flush()
-
     def _flush_scheduled(self) -> None:
-        if self._turns_before:
-            self._turns_before -= 1
+        if self._turns_left:
+            self._turns_left -= 1
             self._loop.call_soon(self._flush_scheduled)
             return
         self._is_scheduled = False

@@ -131,8 +131,8 @@ class TunnelStream:
             await self._writer
         finally:
             self._writer = None
-            # The end of what was written may wait for what its writer writes next, if anything.
-            self._connection.schedule_late_flush()
+            # What filled no packet has waited for what the writer writes now, if anything.
+            self._connection.schedule_flush()
 
     def _report_room(self) -> None:
         if self._writer is not None and not self._writer.done():

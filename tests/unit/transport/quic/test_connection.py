@@ -221,6 +221,46 @@ def test_a_writer_that_fetches_what_comes_next_leaves_no_short_packet_behind(
     run(main())
 
 
+def test_whoever_is_woken_by_what_came_writes_into_the_same_datagram(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with joined() as (relay, client):
+            asked = [await relay.open_stream() for _ in range(2)]
+            for stream in asked:
+                await stream.send(b"first")
+            near, far = [await client.accept_stream() for _ in range(2)]
+            assert [await near.receive(), await far.receive()] == [b"first"] * 2
+            sent: list[int] = []
+            send = client._driver.endpoint.send
+
+            def note(bursts: Sequence[Burst]) -> None:
+                sent.extend(len(payload) for payloads, _ in bursts for payload in payloads)
+                send(bursts)
+
+            async def hear() -> None:
+                await near.receive()
+                heard.set()
+                await near.send(bytes(400))
+
+            async def follow() -> None:
+                await heard.wait()
+                await far.send(bytes(400))
+
+            heard = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                for each in (hear(), follow()):
+                    group.create_task(each, name="answer")
+                await asyncio.sleep(0)
+                monkeypatch.setattr(client._driver.endpoint, "send", note)
+                await asked[0].send(b"second")
+            for stream in asked:
+                assert await stream.receive() == bytes(400)
+            assert max(sent) > 800
+
+    run(main())
+
+
 def test_a_window_grows_while_the_reader_keeps_up() -> None:
     async def main() -> None:
         async with joined() as (relay, client):
