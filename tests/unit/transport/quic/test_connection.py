@@ -11,6 +11,7 @@ from tunnel.errors import Code, ConnectionLost, LocalProtocolError, StreamReset
 from tunnel.settings.values import KIB, MIB, FlowSettings
 from tunnel.stream import Stream
 from tunnel.transport.options import TransportOptions
+from tunnel.transport.quic import driver
 from tunnel.transport.quic.configuration import DATAGRAM_BYTES
 from tunnel.transport.quic.pacing import DebtPacer
 from tunnel.transport.quic.trains import Burst
@@ -257,6 +258,17 @@ def test_whoever_is_woken_by_what_came_writes_into_the_same_datagram(
             for stream in asked:
                 assert await stream.receive() == bytes(400)
             assert max(sent) > 800
+
+    run(main())
+
+
+def test_a_handshake_waits_for_no_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "FLUSH_TURNS", 10**9)
+
+    async def main() -> None:
+        async with joined() as (relay, client):
+            assert relay.engine.is_confirmed
+            assert not client.engine.is_confirmed  # which the relay would tell it later
 
     run(main())
 
