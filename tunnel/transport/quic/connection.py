@@ -19,12 +19,13 @@ from tunnel.log import get_log
 from tunnel.stream import Address, Binding, Stream
 from tunnel.transport.options import TransportOptions
 from tunnel.transport.parking import ParkingLot
-from tunnel.transport.quic.driver import Driver
+from tunnel.transport.quic.driver import FLUSH_TURNS, Driver
 from tunnel.transport.quic.endings import REASON_MAX, lost_by
 from tunnel.transport.quic.endpoint import Endpoint
 from tunnel.transport.quic.engine import Engine, StreamOpened, StreamsAllowed
 from tunnel.transport.quic.stream import TunnelStream
 from tunnel.transport.quic.trains import Burst
+from tunnel.transport.quic.writing import CONTROL_STREAM
 from tunnel.transport.tcp import address_of
 from tunnel.transport.waiting import Places, Queue
 from tunnel.transport.window import ReceiveWindow
@@ -199,6 +200,8 @@ class TunnelConnection:
         window = ReceiveWindow(self._flow.stream_window, self._flow.stream_window_max)
         stream = TunnelStream(self, stream_id, window)
         self._streams[stream_id] = stream
+        if stream_id != CONTROL_STREAM:
+            self._driver.flush_turns = FLUSH_TURNS
         return stream
 
     def _drop_stream(self, stream_id: int) -> None:

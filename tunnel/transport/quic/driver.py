@@ -18,8 +18,8 @@ FLUSH_TURNS = 2
 """Turns of the loop between a wish to send and its flush.
 
 In the first run those who hear what came, or that there is room; in the second those whom they
-wake. In a busy loop each turn brings more to send; an idle one takes its turns at once. A handshake
-waits for none: nobody adds to it, and it may be racing one over TCP.
+wake. In a busy loop each turn brings more to send; an idle one takes its turns at once. Handshake
+and registration wait for none: nobody adds to them, and they may be racing those of HTTP/2.
 """
 
 
@@ -40,6 +40,7 @@ class Driver:
         self.engine = engine
         self.endpoint = endpoint
         self.last_heard = 0.0  # loop time
+        self.flush_turns = 0  # FLUSH_TURNS once there are visitors
         self._settle = settle
         self._fail = fail
         self._loop = asyncio.get_running_loop()
@@ -64,7 +65,7 @@ class Driver:
         """Send what there is to send soon, together with what is asked for until then."""
         if not self._is_scheduled and not self._is_stopped:
             self._is_scheduled = True
-            self._turns_left = FLUSH_TURNS if self.engine.is_confirmed else 0
+            self._turns_left = self.flush_turns
             self._loop.call_soon(self._flush_scheduled)
 
     def _flush_scheduled(self) -> None:

@@ -94,11 +94,6 @@ class Engine(FrugalConnection):
     # Streams
 
     @property
-    def is_confirmed(self) -> bool:
-        """Whether the handshake is over for both ends (RFC 9001 §4.1.2)."""
-        return self._handshake_confirmed
-
-    @property
     def may_open(self) -> bool:
         """Whether the peer allows one more stream of ours."""
         return bool(self._local_next_stream_id_bidi // 4 < self._remote_max_streams_bidi)

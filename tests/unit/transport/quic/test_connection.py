@@ -11,7 +11,7 @@ from tunnel.errors import Code, ConnectionLost, LocalProtocolError, StreamReset
 from tunnel.settings.values import KIB, MIB, FlowSettings
 from tunnel.stream import Stream
 from tunnel.transport.options import TransportOptions
-from tunnel.transport.quic import driver
+from tunnel.transport.quic import connection
 from tunnel.transport.quic.configuration import DATAGRAM_BYTES
 from tunnel.transport.quic.pacing import DebtPacer
 from tunnel.transport.quic.trains import Burst
@@ -199,7 +199,7 @@ def test_a_writer_that_fetches_what_comes_next_leaves_no_short_packet_behind(
 
     async def main() -> None:
         async with joined() as (relay, client):
-            stream = await relay.open_stream()
+            stream, _ = await relay.open_stream(), await relay.open_stream()
             await stream.send(b"first")
             far = await client.accept_stream()
             assert await far.receive() == b"first"
@@ -262,13 +262,16 @@ def test_whoever_is_woken_by_what_came_writes_into_the_same_datagram(
     run(main())
 
 
-def test_a_handshake_waits_for_no_turn_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "FLUSH_TURNS", 10**9)
+def test_nothing_waits_for_a_turn_of_the_loop_before_there_are_visitors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "FLUSH_TURNS", 10**9)
 
     async def main() -> None:
         async with joined() as (relay, client):
-            assert relay.engine.is_confirmed
-            assert not client.engine.is_confirmed  # which the relay would tell it later
+            control = await relay.open_stream()
+            await control.send(b"challenge")
+            assert await (await client.accept_stream()).receive() == b"challenge"
 
     run(main())
 
