@@ -24,6 +24,22 @@ async def read_all(stream: Stream) -> bytes:
     return b"".join(parts)
 
 
+def sizes_sent_from_now_on(
+    sender: connection.TunnelConnection, monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """Return a list that gets the size of every datagram that a connection sends."""
+    endpoint = sender._driver.endpoint
+    sizes: list[int] = []
+    send = endpoint.send
+
+    def note(bursts: Sequence[Burst]) -> None:
+        sizes.extend(len(payload) for payloads, _ in bursts for payload in payloads)
+        send(bursts)
+
+    monkeypatch.setattr(endpoint, "send", note)
+    return sizes
+
+
 def test_a_thousand_streams_carry_bytes_at_once() -> None:
     async def main() -> None:
         async def ask(number: int) -> None:
@@ -205,14 +221,7 @@ def test_a_writer_that_fetches_what_comes_next_leaves_no_short_packet_behind(
             assert await far.receive() == b"first"
             await until(lambda: relay.engine._max_datagram_size == DATAGRAM_BYTES)
             relay.engine._loss._cc.congestion_window = 1 << 24
-            sent: list[int] = []
-            send = relay._driver.endpoint.send
-
-            def note(bursts: Sequence[Burst]) -> None:
-                sent.extend(len(payload) for payloads, _ in bursts for payload in payloads)
-                send(bursts)
-
-            monkeypatch.setattr(relay._driver.endpoint, "send", note)
+            sent = sizes_sent_from_now_on(relay, monkeypatch)
             for _ in range(2):
                 await stream.send(bytes(70_000))
                 await asyncio.sleep(0)
@@ -232,12 +241,6 @@ def test_whoever_is_woken_by_what_came_writes_into_the_same_datagram(
                 await stream.send(b"first")
             near, far = [await client.accept_stream() for _ in range(2)]
             assert [await near.receive(), await far.receive()] == [b"first"] * 2
-            sent: list[int] = []
-            send = client._driver.endpoint.send
-
-            def note(bursts: Sequence[Burst]) -> None:
-                sent.extend(len(payload) for payloads, _ in bursts for payload in payloads)
-                send(bursts)
 
             async def hear() -> None:
                 await near.receive()
@@ -253,7 +256,7 @@ def test_whoever_is_woken_by_what_came_writes_into_the_same_datagram(
                 for each in (hear(), follow()):
                     group.create_task(each, name="answer")
                 await asyncio.sleep(0)
-                monkeypatch.setattr(client._driver.endpoint, "send", note)
+                sent = sizes_sent_from_now_on(client, monkeypatch)
                 await asked[0].send(b"second")
             for stream in asked:
                 assert await stream.receive() == bytes(400)
