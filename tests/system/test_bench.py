@@ -72,9 +72,9 @@ def test_idle_clients_and_streams_are_weighed(tmp_path: Path) -> None:
 
 
 def test_losses_are_those_of_the_path(tmp_path: Path) -> None:
-    row = bench(tmp_path, "--loss", "0,1", "ours-h2")["medians"]["ours-h2"]
-    assert row["loss 0 %, MiB/s"] > row["loss 1 %, MiB/s"] > 0
-    assert row["loss 0 %, p50 ms"] > 40
+    row = bench(tmp_path, "--loss", "0,10", "ours-h2")["medians"]["ours-h2"]
+    assert min(row["loss 0 %, MiB/s"], row["loss 10 %, MiB/s"]) > 0
+    assert 40 < row["loss 0 %, p50 ms"] < 60 < row["loss 10 %, p90 ms"]  # what is sent again waits
 
 
 def test_pairs_share_a_path(tmp_path: Path) -> None:
