@@ -4,8 +4,8 @@
 which connections are no longer wanted. Nothing here knows a socket, a task or a message.
 
 QUIC goes first; HTTP/2 follows when QUIC has not registered within its head start, and whichever
-registers first serves. On HTTP/2, QUIC is probed, and once it serves the pool is given up. A
-missed heartbeat on one starts the other at once (docs/protocol.md §4).
+registers first serves. If that is HTTP/2, QUIC runs on as the first probe, and once a probe serves
+the pool is given up. A missed heartbeat on one starts the other at once (docs/protocol.md §4).
 """
 
 from collections.abc import Callable
@@ -248,9 +248,10 @@ class Course:
             self._probe.has_migrated = self._probe.is_extra = False
             self._drop(HTTP2)
             return
-        self._drop(QUIC)
         self._dial_pool(now)
-        if self._rules.mode == AUTO:
+        if _FIRST in self._standing:  # it may have lost by a hair
+            self._probe.is_extra = True
+        elif self._rules.mode == AUTO:
             self._due[_FIRST] = now + self._probe.interval
 
     def _dial_pool(self, now: float) -> None:
@@ -290,7 +291,7 @@ class _Probe:
     base: float
     interval: float = 0.0
     started_at: float = 0.0
-    is_extra: bool = False  # the next attempt is out of turn
+    is_extra: bool = False  # the next attempt, or the one under way, is out of turn
     has_migrated: bool = False  # what QUIC carries came from HTTP/2 by a probe
 
     def __post_init__(self) -> None:

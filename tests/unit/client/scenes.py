@@ -125,6 +125,7 @@ class FakeRelay:
     objections: dict[str, Code] = field(default_factory=dict)  # answers to `serve`
     is_mute: bool = False  # every connection made from now on
     delay: float = 0.0  # of a dial, in seconds
+    delays: dict[str, float] = field(default_factory=dict)  # of a transport's dials, instead
     busy: Refused | None = None  # the answer to whoever asks for validations
     refuses_wholly: bool = False  # visitors too, where it is the validations that are refused
     leaves_unanswered: Callable[[RelayEnd, Serve], bool] = lambda _end, _serve: False
@@ -143,7 +144,7 @@ class FakeRelay:
         self.changed.set()
         if word in self.dead:
             raise DialFailed(f"{address} refused {word}")
-        await asyncio.sleep(self.delay)
+        await asyncio.sleep(self.delays.get(word, self.delay))
         if word in self.unreachable:
             await asyncio.Event().wait()
         relay, client = memory_pair(options)

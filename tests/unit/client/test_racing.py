@@ -59,9 +59,10 @@ def on_quic() -> Trial:
 
 
 def on_pool() -> Trial:
-    """Return a trial whose session came to HTTP/2 after a second and a half."""
+    """Return a trial whose session came to HTTP/2 after a second and a half; QUIC had failed."""
     trial = Trial()
     trial.until(1.5)
+    trial.end(FIRST)
     trial.up(POOL[0])
     trial.surplus()
     trial.until(1.5)
@@ -97,11 +98,48 @@ def test_http2_is_given_up_when_quic_registers_first_all_the_same() -> None:
     assert trial.surplus() == (POOL[0],)
 
 
-def test_http2_that_registers_first_gives_up_quic_and_fills_its_pool() -> None:
+def won_by_http2() -> Trial:
+    """Return a trial in which HTTP/2 registered after 2 s, while QUIC was on its way."""
     trial = Trial()
     trial.until(2)
-    trial.course.registered(POOL[0], trial.now)
-    assert (trial.surplus(), trial.until(2)) == ((FIRST,), list(POOL[1:]))
+    trial.up(POOL[0])
+    return trial
+
+
+def test_http2_that_registers_first_fills_its_pool_and_lets_quic_run_on() -> None:
+    trial = won_by_http2()
+    assert (trial.surplus(), trial.until(2)) == ((), list(POOL[1:]))
+    assert (trial.course.transport, trial.course.next_probe) == (HTTP2, None)
+
+
+def test_quic_that_lost_by_a_hair_takes_over_once_it_serves() -> None:
+    trial = won_by_http2()
+    trial.until(2)
+    trial.course.registered(FIRST, trial.now)
+    before = trial.surplus()
+    trial.course.serving(FIRST, trial.now)
+    assert (before, trial.surplus(), trial.course.transport) == ((), POOL, QUIC)
+    assert trial.course.favourite is None
+
+
+def test_quic_that_lost_and_fails_is_probed_at_the_interval_which_has_not_doubled() -> None:
+    trial = won_by_http2()
+    trial.until(4)
+    trial.end(FIRST)
+    moments = []
+    for _ in range(3):
+        trial.until((trial.course.next_timeout() or 0) - trial.begin)
+        moments.append(trial.now - trial.begin)
+        trial.end(FIRST)
+    assert moments == [5.0, 15.0, 35.0]
+
+
+def test_quic_that_lost_and_whose_pool_is_lost_is_a_runner_again() -> None:
+    trial = won_by_http2()
+    trial.end(POOL[0], LOST)
+    assert (trial.course.transport, trial.surplus()) == (None, ())
+    trial.up(FIRST)
+    assert trial.course.transport == QUIC
 
 
 def test_http2_keeps_its_head_start_of_the_race_when_quic_fails_at_once() -> None:

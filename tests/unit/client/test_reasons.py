@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.unit.client.scenes import FakeRelay, Scene, client_settings, play
-from tests.unit.client.test_racing import FIRST, LOST, NO_ANSWER, POOL, Trial, on_pool, on_quic
+from tests.unit.client.test_racing import (
+    FIRST,
+    LOST,
+    NO_ANSWER,
+    POOL,
+    Trial,
+    on_pool,
+    on_quic,
+    won_by_http2,
+)
 from tunnel.client.ending import Ending
 from tunnel.client.events import ServerState
 from tunnel.client.racing import HTTP2
@@ -40,7 +49,7 @@ def test_a_fixed_transport_is_the_operators_once_it_is_in_use(mode: str) -> None
 
 
 def test_http2_that_came_first_says_how_long_udp_was_silent() -> None:
-    assert on_pool().course.reason == "UDP does not pass: no answer within 1.5 s"
+    assert won_by_http2().course.reason == "UDP does not pass: no answer within 1.5 s"
 
 
 def test_http2_that_was_remembered_says_so() -> None:
@@ -85,18 +94,20 @@ def test_where_udp_is_blocked_all_that_is_known_of_it_is_shown(tmp_path: Path) -
     def block(relay: FakeRelay) -> None:
         relay.unreachable = {"quic"}
 
-    async def script(scene: Scene) -> tuple[ServerState, ServerState]:
+    async def script(scene: Scene) -> tuple[ServerState, ServerState, ServerState]:
         await scene.relay.until(scene.relay.live)
+        racing = state(scene)
         await asyncio.sleep(20.0)
         first = state(scene)
         await asyncio.sleep(50.0)
-        return first, state(scene)
+        return racing, first, state(scene)
 
-    early, late = play(client_settings(tmp_path), script, set_up=block)
-    assert (early.transport, early.reason) == ("h2", "UDP does not pass: no answer within 1.5 s")
-    assert (early.retry_in, early.last_error) == (None, None)
+    racing, early, late = play(client_settings(tmp_path), script, set_up=block)
+    assert (racing.transport, racing.reason) == ("h2", "UDP does not pass: no answer within 1.5 s")
+    assert (racing.retry_in, racing.last_error, racing.probe_in) == (None, None, None)
+    assert (early.reason, early.last_error) == (late.reason, late.last_error)
     assert early.probe_in is not None
-    assert early.probe_in == pytest.approx(40.0, abs=1.0)
+    assert early.probe_in == pytest.approx(60.0 - 1.5 - 20.0, abs=1.0)
     assert early.round_trip is not None
     assert late.reason == "UDP does not pass: not registered within 5 s"
     assert late.last_error == "not registered within 5 s"

@@ -1,6 +1,7 @@
 """A whole client against a scripted relay: racing, migration, refusals, drains and stopping."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_the_loser_of_a_race_never_serves_and_says_bye(tmp_path: Path) -> None:
     settings = client_settings(tmp_path)
     (tmp_path / "transports.json").write_text('{"192.0.2.1:4433": "h2"}')
     assert play(settings, script, set_up=slow) == [("quic", 1, None), ("h2", 0, Code.OK)]
+
+
+def test_quic_that_loses_a_race_by_a_hair_takes_over_as_soon_as_it_can(tmp_path: Path) -> None:
+    def late(relay: FakeRelay) -> None:
+        relay.delays["quic"] = 1.6  # a tenth of a second after HTTP/2
+
+    async def script(scene: Scene) -> tuple[float, list[str]]:
+        begin = now()
+        await scene.relay.until(lambda: scene.relay.live("quic") and not scene.relay.live("h2"))
+        return now() - begin, [word for word, _, _ in scene.relay.dials]
+
+    took, dials = play(client_settings(tmp_path), script, set_up=late)
+    assert took == pytest.approx(1.6, abs=0.2)
+    assert dials == ["quic", *["h2"] * 4]
+    assert json.loads((tmp_path / "transports.json").read_text()) == {}  # UDP does pass
 
 
 def test_a_winner_over_http2_is_remembered_across_a_restart(tmp_path: Path) -> None:
