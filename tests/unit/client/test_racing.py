@@ -50,6 +50,23 @@ class Trial:
     def surplus(self) -> Sequence[Lane]:
         return self.course.take_surplus()
 
+    def failing_probes(self, count: int, lasting: float = 0.0) -> list[float]:
+        """Return when each of so many probes begins, none of which has an answer."""
+        moments = []
+        for _ in range(count):
+            self.until((self.course.next_timeout() or 0) - self.begin)
+            moments.append(self.now - self.begin)
+            self.now += lasting
+            self.end(FIRST)
+        return moments
+
+    def taken_over(self) -> tuple[Sequence[Lane], Sequence[Lane]]:
+        """Let QUIC register, then serve; return what is given up at each."""
+        self.course.registered(FIRST, self.now)
+        before = self.surplus()
+        self.course.serving(FIRST, self.now)
+        return before, self.surplus()
+
 
 def on_quic() -> Trial:
     trial = Trial()
@@ -115,10 +132,7 @@ def test_http2_that_registers_first_fills_its_pool_and_lets_quic_run_on() -> Non
 def test_quic_that_lost_by_a_hair_takes_over_once_it_serves() -> None:
     trial = won_by_http2()
     trial.until(2)
-    trial.course.registered(FIRST, trial.now)
-    before = trial.surplus()
-    trial.course.serving(FIRST, trial.now)
-    assert (before, trial.surplus(), trial.course.transport) == ((), POOL, QUIC)
+    assert (trial.taken_over(), trial.course.transport) == (((), POOL), QUIC)
     assert trial.course.favourite is None
 
 
@@ -126,12 +140,7 @@ def test_quic_that_lost_and_fails_is_probed_at_the_interval_which_has_not_double
     trial = won_by_http2()
     trial.until(4)
     trial.end(FIRST)
-    moments = []
-    for _ in range(3):
-        trial.until((trial.course.next_timeout() or 0) - trial.begin)
-        moments.append(trial.now - trial.begin)
-        trial.end(FIRST)
-    assert moments == [5.0, 15.0, 35.0]
+    assert trial.failing_probes(3) == [5.0, 15.0, 35.0]
 
 
 def test_quic_that_lost_and_whose_pool_is_lost_is_a_runner_again() -> None:
@@ -208,30 +217,19 @@ def test_connections_that_do_not_hold_end_no_outage() -> None:
 
 def test_on_http2_quic_is_probed_each_interval_which_doubles_while_it_fails() -> None:
     trial = on_pool()
-    moments = []
-    for _ in range(4):
-        trial.until((trial.course.next_timeout() or 0) - trial.begin)
-        moments.append(trial.now - trial.begin)
-        trial.now += 5.0  # an attempt without an answer
-        trial.end(FIRST)
-    assert moments == [6.5, 16.5, 36.5, 76.5]
+    assert trial.failing_probes(4, lasting=5.0) == [6.5, 16.5, 36.5, 76.5]
 
 
 def test_the_probe_interval_stops_doubling_at_a_quarter_of_an_hour() -> None:
     trial = on_pool()
-    for _ in range(20):
-        trial.until((trial.course.next_timeout() or 0) - trial.begin)
-        trial.end(FIRST)
+    trial.failing_probes(20)
     assert (trial.course.next_timeout() or 0) - trial.now == 900.0
 
 
 def test_the_pool_is_given_up_only_once_quic_serves() -> None:
     trial = on_pool()
     trial.until(6.5)
-    trial.course.registered(FIRST, trial.now)
-    before = trial.surplus()
-    trial.course.serving(FIRST, trial.now)
-    assert (before, trial.surplus(), trial.course.transport) == ((), POOL, QUIC)
+    assert (trial.taken_over(), trial.course.transport) == (((), POOL), QUIC)
 
 
 def test_a_member_of_the_pool_is_dialled_again_on_its_own() -> None:
