@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "debian"
+PYTHONS = {"bookworm": 11, "trixie": 13}  # the minor of each release's own Python
 MIRROR = "http://deb.debian.org/debian"
 BOOTSTRAP_TIMEOUT = 600.0  # seconds
 

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tests.system import container, images
-from tests.system.debian import debian_root
+from tests.system.debian import PYTHONS, debian_root
 from tests.system.fleet import tools
-from tests.system.test_pythons import DEBIANS
 
 AT_A_TIME = 2  # of the machine's cores
 
@@ -18,7 +17,7 @@ MADE: tuple[Callable[[], object], ...] = (
     tools,
     partial(debian_root, "bookworm", *container.PACKAGES),
     partial(debian_root, "bookworm", *images.PACKAGES),
-    *(partial(debian_root, suite, "python3") for suite in DEBIANS),
+    *(partial(debian_root, suite, "python3") for suite in PYTHONS),
 )
 
 

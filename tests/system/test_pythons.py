@@ -13,11 +13,10 @@ from tests.e2e.pythons import ACME, ENGINES, pythons, supported
 from tests.e2e.targets import pages
 from tests.e2e.visitors import get
 from tests.e2e.world import Process, World
-from tests.system.debian import debian_root, entering
+from tests.system.debian import PYTHONS, debian_root, entering
 from tunnel import __version__
 
 DIST = Path(__file__).resolve().parents[2] / "dist"
-DEBIANS = {"bookworm": 11, "trixie": 13}  # and the minor of their Python
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(700)]  # a first run makes the roots
 
@@ -49,7 +48,7 @@ class Place(World):
 def launchers() -> dict[str, str]:
     """Return the places by name: a Python's path, or the Debian whose own it is."""
     here = {f"3.{minor}": pythons()[minor] for minor in supported()}
-    return here | dict.fromkeys(DEBIANS, "/usr/bin/python3")
+    return here | dict.fromkeys(PYTHONS, "/usr/bin/python3")
 
 
 @pytest.fixture(scope="module", params=launchers())
@@ -61,7 +60,7 @@ def place(
     for archive in ("relay.pyz", "client.pyz"):
         shutil.copy(DIST / archive, folder)
     launch = [launchers()[request.param]]
-    if request.param in DEBIANS:
+    if request.param in PYTHONS:
         launch = [*entering(debian_root(request.param, "python3"), folder), *launch]
     made = Place(folder, launch=launch)
     try:
@@ -93,7 +92,7 @@ def test_a_page_comes_through(transport: str, place: Place) -> None:
         assert (client.process.stop(), relay.process.stop()) == (0, 0)
 
 
-@pytest.mark.parametrize(("suite", "minor"), DEBIANS.items())
+@pytest.mark.parametrize(("suite", "minor"), PYTHONS.items())
 def test_a_debian_has_the_python_that_it_stands_for(suite: str, minor: int, tmp_path: Path) -> None:
     command = [*entering(debian_root(suite, "python3"), tmp_path), "/usr/bin/python3"]
     code = "import sys; print(sys.version_info[1])"

@@ -9,7 +9,7 @@ the pool is given up. A missed heartbeat on one starts the other at once (docs/p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -117,7 +117,7 @@ class Course:
         """Probe at another interval from now on; a probe that is planned comes no later by it."""
         if interval == self._probe.base:
             return
-        self._probe = _Probe(interval, started_at=now, has_migrated=self._probe.has_migrated)
+        self._probe = replace(self._probe, base=interval, started_at=now)
         if _FIRST in self._due and self.transport == HTTP2:
             self._due[_FIRST] = min(self._due[_FIRST], now + interval)
 

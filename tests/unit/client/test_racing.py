@@ -143,6 +143,14 @@ def test_quic_that_lost_and_fails_is_probed_at_the_interval_which_has_not_double
     assert trial.failing_probes(3) == [5.0, 15.0, 35.0]
 
 
+def test_quic_that_lost_is_still_out_of_turn_once_the_interval_has_changed() -> None:
+    trial = won_by_http2()
+    trial.course.probe_every(7.0, trial.now)
+    trial.until(4)
+    trial.end(FIRST)
+    assert trial.failing_probes(2) == [9.0, 23.0]
+
+
 def test_quic_that_lost_and_whose_pool_is_lost_is_a_runner_again() -> None:
     trial = won_by_http2()
     trial.end(POOL[0], LOST)
