@@ -41,6 +41,17 @@ async def datagram_path(relay: Address) -> AsyncIterator[tuple[Address, Datagram
 
 
 @asynccontextmanager
+async def closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    """Close a connection at the end of the block, at once where it is left by an exception."""
+    try:
+        yield
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        writer.transport.abort()
+
+
+@asynccontextmanager
 async def balancer(target: Address, header: bytes) -> AsyncIterator[Address]:
     """Pass each connection on to `target`, with a PROXY header before it; yield the address."""
 
@@ -52,13 +63,10 @@ async def balancer(target: Address, header: bytes) -> AsyncIterator[Address]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(*target)
-        far_writer.write(header)
-        with suppress(OSError):  # the test has ended
-            async with asyncio.TaskGroup() as group:
-                group.create_task(copy(reader, far_writer))
-                group.create_task(copy(far_reader, writer))
-        for each in (writer, far_writer):
-            each.close()
+        with suppress(OSError):  # one of both has gone
+            async with closing(writer), closing(far_writer):
+                far_writer.write(header)
+                await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:

@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from tests.integration.conftest import Run
+from tests.integration.forwarders import closing
 from tests.integration.stage import SUFFIX, Stage, on_stage, relay_settings
 from tests.variants import ASKED, quic
 from tunnel.client.client import Client
@@ -265,18 +266,17 @@ def test_proxy_is_whom_tcp_goes_through(tmp_path: Path, run: Run) -> None:
         while data := await source.read(65536):
             sink.write(data)
             await sink.drain()
-        sink.close()
+        sink.write_eof()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         asked.append(request.split()[1])
         host, _, port = asked[-1].decode().partition(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        with suppress(OSError):
-            async with asyncio.TaskGroup() as group:
-                group.create_task(pump(reader, far_writer))
-                await pump(far_reader, writer)
+        with suppress(OSError):  # one of both has gone
+            async with closing(writer), closing(far_writer):
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
 
     async def body() -> None:
         async with (

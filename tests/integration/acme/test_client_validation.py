@@ -14,6 +14,7 @@ from cryptography import x509
 
 from tests.integration.acme.authorities import DIGEST, digest_of, validated
 from tests.integration.conftest import Run
+from tests.integration.forwarders import closing
 from tests.integration.stage import Stage, on_stage, relay_settings
 from tests.integration.test_keys_client_visits import (
     SAID,
@@ -85,8 +86,8 @@ async def alert_to_a_visitor(stage: Stage, name: str) -> str | None:
         )
     except ssl.SSLError as error:
         return str(error.reason)
-    writer.close()
-    return None
+    async with closing(writer):
+        return None
 
 
 def test_an_authority_sees_the_proof_and_a_visitor_the_page(
@@ -130,12 +131,12 @@ def test_a_conversation_that_began_before_goes_on(run: Run, tmp_path: Path, tran
                 reader, writer = await asyncio.open_connection(
                     *stage.public, ssl=anybody(), server_hostname=name
                 )
-                writer.write(SAID[:2])
-                async with validations(client).opened(name, digest_answer(name), renewal=False):
-                    await probe(stage, name)
-                writer.write(SAID[2:])
-                answer = await reader.read()
-                writer.close()
+                async with closing(writer):
+                    writer.write(SAID[:2])
+                    async with validations(client).opened(name, digest_answer(name), renewal=False):
+                        await probe(stage, name)
+                    writer.write(SAID[2:])
+                    answer = await reader.read()
         assert answer == b"page " + SAID
 
     run(body())
